@@ -1,0 +1,1 @@
+"""Sparsewalk's service: encodings, reconstructions and pedestrian masks over gRPC, on ONNX Runtime."""

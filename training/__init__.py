@@ -1,0 +1,1 @@
+"""Sparsewalk's training toolkit: sparse and segmentation auto-encoders in TensorFlow/Keras."""
