@@ -1,0 +1,186 @@
+"""The command line of the training toolkit: ``python -m training --help``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+# Before TensorFlow is imported: its start-up notices and CPU feature hints are noise to whoever trains.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from training.datasets.source import DataError, DataPolicy
+from training.experiments import EXPERIMENTS, experiment_named
+from training.experiments.base import ExperimentError
+from training.export.parity import ParityError
+from training.loops.trainer import DivergenceError
+from training.runs import Run, RunError, open_run
+
+KNOWN_ERRORS = (DataError, ExperimentError, ParityError, RunError, DivergenceError, OSError)
+
+app = typer.Typer(
+    help="Train, score and export sparse and segmentation auto-encoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+logger = logging.getLogger("training")
+
+Name = Annotated[str, typer.Argument(help="Name of the experiment, as 'list' prints it.")]
+Runs = Annotated[Path, typer.Option(help="Folder of the runs.")]
+Models = Annotated[Path, typer.Option(help="Model repository to export into.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="auto: real data from SPARSEWALK_DATA, the cache or the official addresses, else the embedded stand-ins, "
+        "said loudly; real: never the stand-ins; embedded: always."
+    ),
+]
+PresetOption = Annotated[str, typer.Option(help="quick, or full for the settings behind the published scores.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given repeatedly.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Train anew even where a run exists.")]
+Only = Annotated[str, typer.Option(help='Restrict to these experiments, e.g. "pedestrian_unet mnist_k_sparse".')]
+
+
+@app.command("list")
+def list_experiments(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With a line on each.")] = False,
+) -> None:
+    """Print the names of the experiments, one a line."""
+    for experiment in EXPERIMENTS.values():
+        typer.echo(f"{experiment.name:28}{experiment.summary}" if verbose else experiment.name)
+
+
+@app.command()
+def train(
+    name: Name,
+    preset: PresetOption = "quick",
+    data: Data = "auto",
+    settings: Settings = None,
+    runs: Runs = Path("runs"),
+    force: Force = False,
+) -> None:
+    """Train one experiment, score it and draw its figures. A run that was cut goes on where it stopped."""
+    _train(name, preset, data, settings or [], runs, force)
+
+
+@app.command("train-all")
+def train_all(
+    preset: PresetOption = "quick",
+    data: Data = "auto",
+    only: Only = "",
+    runs: Runs = Path("runs"),
+    force: Force = False,
+) -> None:
+    """Train every experiment. One failure does not stop the others; it is told at the end, with exit code 1."""
+    _for_each(_names(only), "train", lambda name: _train(name, preset, data, [], runs, force))
+
+
+@app.command()
+def evaluate(name: Name, runs: Runs = Path("runs")) -> None:
+    """Score a trained experiment again and draw its figures."""
+    run = open_run(name, runs)
+    _show_scores(name, run.evaluate())
+
+
+@app.command()
+def export(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Experiments to export; all trained ones by default.")
+    ] = None,
+    only: Only = "",
+    runs: Runs = Path("runs"),
+    models: Models = Path("models"),
+) -> None:
+    """Export trained experiments as model versions: SavedModel, ONNX and manifest, proven equal."""
+    wanted = names or _names(only) if names or only else [name for name in EXPERIMENTS if (runs / name).is_dir()]
+    if not wanted:
+        raise RunError(f"{runs} holds no trained experiment; expected at least one. Run: python -m training train-all")
+
+    def export_one(name: str) -> None:
+        typer.echo(f"{name}: {open_run(name, runs).export(models)}")
+
+    _for_each(wanted, "export", export_one)
+
+
+def _train(name: str, preset: str, data: str, settings: list[str], runs: Path, force: bool) -> None:
+    experiment = experiment_named(name).with_preset(preset).with_settings(_pairs(settings))
+    run = Run(experiment, experiment.load_data(_policy(data)), runs / name)
+    started = time.perf_counter()
+    run.train(force=force)
+    _show_scores(name, run.scores())
+    typer.echo(f"{name}: {run.folder} ({time.perf_counter() - started:.0f} s)")
+
+
+def _for_each(names: list[str], what: str, action: object) -> None:
+    assert callable(action)
+    failures: dict[str, str] = {}
+    for name in names:
+        try:
+            action(name)
+        except KNOWN_ERRORS as error:
+            failures[name] = f"{type(error).__name__}: {error}"
+            logger.error("%s: %s failed. %s", name, what, failures[name])
+    if failures:
+        typer.echo(f"{what} failed for {len(failures)} of {len(names)}:", err=True)
+        for name, reason in failures.items():
+            typer.echo(f"  {name}: {reason}", err=True)
+        raise typer.Exit(1)
+
+
+def _names(only: str) -> list[str]:
+    return [experiment_named(name).name for name in only.replace(",", " ").split()] or list(EXPERIMENTS)
+
+
+def _policy(text: str) -> DataPolicy:
+    policies: dict[str, DataPolicy] = {"auto": "auto", "real": "real", "embedded": "embedded"}
+    if text not in policies:
+        raise ExperimentError(f"--data must be one of {', '.join(policies)}. Received: {text!r}")
+    return policies[text]
+
+
+def _pairs(settings: list[str]) -> dict[str, str]:
+    pairs = {}
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ExperimentError(f"--set expects KEY=VALUE. Received: {setting!r}")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _show_scores(name: str, scores: dict[str, float]) -> None:
+    table = Table("score", "value", title=name, title_justify="left")
+    for key, value in scores.items():
+        table.add_row(key, f"{value:.4f}", style="dim" if key.startswith("control_") else None)
+    console.print(table)
+
+
+def main() -> None:
+    """Runs the command line; known errors are one line on stderr and exit code 1."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
+    try:
+        app()
+    except KNOWN_ERRORS as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Architectures: plain arguments in, ``keras.Model`` out, one architecture a file."""

@@ -1,0 +1,69 @@
+"""A small U-Net for any picture size.
+
+Ronneberger, Fischer and Brox, "U-Net", arXiv 1505.04597, with padded convolutions, batch normalisation and bilinear
+upsampling in place of transposed convolutions (no checkerboard, fewer parameters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+
+@keras.saving.register_keras_serializable("sparsewalk")
+class Upsample2x(layers.Layer):
+    """Bilinear upsampling by two of float [N, H, W, C], half-pixel centres: one Resize node in ONNX."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns float [N, 2H, 2W, C]."""
+        return tf.image.resize(inputs, tf.shape(inputs)[1:3] * 2)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Doubles height and width."""
+        batch, height, width, channels = input_shape
+        return batch, height and height * 2, width and width * 2, channels
+
+
+def unet(widths: Sequence[int] = (16, 32, 64, 96, 128), bottleneck: int = 128, *, seed: int = 0) -> keras.Model:
+    """Builds the U-Net.
+
+    Args:
+        widths: channels of each resolution on the way down; each level halves height and width.
+        bottleneck: channels at the lowest resolution.
+        seed: of the initial weights.
+
+    Returns:
+        A model from ``image`` uint8 [N, H, W, 3] (RGB; H and W multiples of ``2 ** len(widths)``) to logits float
+        [N, H, W, 1]. The scaling to -1..1 is part of the model.
+    """
+    # one seed for each kernel: the same seed everywhere would start layers of equal shape with equal weights
+    seeds = iter(range(seed * 1000, seed * 1000 + 1000))
+
+    def conv_block(x: tf.Tensor, width: int, name: str) -> tf.Tensor:
+        for index in (1, 2):
+            kernel = keras.initializers.HeNormal(seed=next(seeds))
+            x = layers.Conv2D(
+                width, 3, padding="same", use_bias=False, kernel_initializer=kernel, name=f"{name}_conv{index}"
+            )(x)
+            x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm{index}")(x)
+            x = layers.ReLU(name=f"{name}_relu{index}")(x)
+        return x
+
+    image = keras.Input((None, None, 3), dtype="uint8", name="image")
+    x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(image)
+    skips = []
+    for level, width in enumerate(widths, start=1):
+        x = conv_block(x, width, f"down{level}")
+        skips.append(x)
+        x = layers.MaxPooling2D(name=f"pool{level}")(x)
+    x = conv_block(x, bottleneck, "bottleneck")
+    for level in range(len(widths), 0, -1):
+        x = Upsample2x(name=f"up{level}_resize")(x)
+        x = layers.Concatenate(name=f"up{level}_skip")([x, skips[level - 1]])
+        x = conv_block(x, widths[level - 1], f"up{level}")
+    kernel = keras.initializers.GlorotUniform(seed=next(seeds))
+    logits = layers.Conv2D(1, 1, kernel_initializer=kernel, name="logits")(x)
+    return keras.Model(image, logits, name="unet")

@@ -1,0 +1,23 @@
+"""The experiments by name: one for each encoder, each also the name of the model that is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training.experiments.base import Experiment, ExperimentError
+from training.experiments.mnist import MNIST
+from training.experiments.pedestrian import PEDESTRIAN
+
+EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in (*PEDESTRIAN, *MNIST)}
+
+
+def experiment_named(name: str) -> Experiment[Any]:
+    """The experiment of that name.
+
+    Raises:
+        ExperimentError: there is none; the message lists those there are.
+    """
+    try:
+        return EXPERIMENTS[name]
+    except KeyError:
+        raise ExperimentError(f"expected one of the experiments {', '.join(EXPERIMENTS)}. Received: {name!r}") from None

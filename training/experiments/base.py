@@ -1,0 +1,153 @@
+"""What every experiment is: a named, frozen configuration that knows how to put the pieces together."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import keras
+from numpy.typing import NDArray
+
+from training.datasets.source import DataPolicy, DataSource
+from training.export.servable import Family, Servable
+from training.loops.trainer import Program
+
+Preset = str
+FULL = "full"
+
+
+class ExperimentError(Exception):
+    """An experiment, preset or setting that does not exist, or a value that does not fit."""
+
+
+class Data(typing.Protocol):
+    """What every data set tells of itself."""
+
+    @property
+    def name(self) -> str:
+        """For manifest, log and report."""
+
+    @property
+    def source(self) -> DataSource:
+        """Real, or embedded stand-in."""
+
+
+DataT = TypeVar("DataT", bound=Data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(abc.ABC, Generic[DataT]):
+    """One encoder with everything needed to train, score, show and export it.
+
+    The defaults of the fields are the ``full`` preset; another preset states only its difference.
+
+    Attributes:
+        name: of the experiment, of its run folder and of the served model.
+        summary: one line for ``list``.
+        seed: of weights, order and augmentation.
+        epochs: passes over the training data.
+        batch_size: examples of one step.
+        learning_rate: at the start.
+        presets: from a preset's name to the fields in which it differs.
+        preset: the one in force.
+    """
+
+    family: ClassVar[Family]
+
+    name: str
+    summary: str
+    seed: int = 0
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    presets: Mapping[Preset, Mapping[str, Any]] = field(default_factory=dict)
+    preset: Preset = FULL
+
+    def with_preset(self, preset: Preset) -> Self:
+        """This experiment in another preset.
+
+        Raises:
+            ExperimentError: the experiment has no such preset; names those it has.
+        """
+        known = [*self.presets, FULL]
+        if preset not in known:
+            raise ExperimentError(f"{self.name}: expected one of the presets {', '.join(known)}. Received: {preset!r}")
+        return dataclasses.replace(self, **self.presets.get(preset, {}), preset=preset)
+
+    def with_settings(self, settings: Mapping[str, str]) -> Self:
+        """This experiment with fields changed from text, as ``--set learning_rate=0.01`` does.
+
+        Raises:
+            ExperimentError: no such field, or a text that is not of the field's type.
+        """
+        types = typing.get_type_hints(type(self))
+        changes: dict[str, Any] = {}
+        for key, text in settings.items():
+            if key not in self.settings():
+                known = ", ".join(self.settings())
+                raise ExperimentError(f"{self.name}: expected one of the settings {known}. Received: {key!r}")
+            changes[key] = _parsed(types[key], text, f"{self.name}: setting '{key}'")
+        return dataclasses.replace(self, **changes)
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that can be set, as plain JSON values."""
+        hidden = {"name", "summary", "presets", "preset"}
+        return {
+            item.name: _plain(getattr(self, item.name)) for item in dataclasses.fields(self) if item.name not in hidden
+        }
+
+    @abc.abstractmethod
+    def load_data(self, policy: DataPolicy) -> DataT:
+        """The data set with its split."""
+
+    @abc.abstractmethod
+    def build(self) -> keras.Model:
+        """A fresh model."""
+
+    @abc.abstractmethod
+    def program(self, model: keras.Model, data: DataT) -> Program:
+        """How ``model`` is trained."""
+
+    @abc.abstractmethod
+    def evaluate(self, model: keras.Model, data: DataT) -> dict[str, float]:
+        """Scores on the test split, with their controls."""
+
+    @abc.abstractmethod
+    def draw(self, model: keras.Model, data: DataT, folder: Path) -> list[Path]:
+        """Pictures of what the model does on the test split; returns the files written."""
+
+    @abc.abstractmethod
+    def servable(self, model: keras.Model) -> Servable:
+        """What is exported."""
+
+    @abc.abstractmethod
+    def parity_inputs(self, data: DataT) -> NDArray[Any]:
+        """Real inputs of the exported graph, at least 64 where the data set has them."""
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _parsed(kind: Any, text: str, what: str) -> Any:
+    origin = typing.get_origin(kind)
+    try:
+        if origin is tuple:
+            (element, _) = typing.get_args(kind)
+            return tuple(element(part) for part in text.split(","))
+        if origin is typing.Literal:
+            if text not in typing.get_args(kind):
+                raise ValueError
+            return text
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError) as error:
+        choices = typing.get_args(kind) if origin is typing.Literal else None
+        expected = f"one of {', '.join(choices)}" if choices else getattr(kind, "__name__", str(kind))
+        raise ExperimentError(f"{what} must be {expected}. Received: {text!r}") from error

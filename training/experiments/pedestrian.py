@@ -1,0 +1,178 @@
+"""Pedestrian segmentation on Penn-Fudan.
+
+``python -m training train pedestrian_unet`` trains the U-Net; see ``training/RESULTS.md`` for what it scores, how long
+it takes and on which machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from training.datasets import penn_fudan
+from training.datasets.pedestrians import PedestrianData, PedestrianScene
+from training.datasets.pipeline import training_pipeline
+from training.datasets.resizing import resize, restore
+from training.datasets.source import DataPolicy
+from training.encoders.unet import unet
+from training.evaluation import figures
+from training.evaluation.segmentation import control_predictions, score_masks
+from training.experiments.base import Experiment
+from training.export.servable import Family, Resizing, Servable, Tensor
+from training.loops.fit import Autodiff
+from training.loops.trainer import Program
+from training.losses.segmentation import binary_crossentropy, soft_dice
+
+
+@dataclass(frozen=True, kw_only=True)
+class PedestrianExperiment(Experiment[PedestrianData]):
+    """A network from uint8 RGB pictures to pedestrian logits.
+
+    Attributes:
+        ask_height: pixels; the size at which evaluation and service ask the model.
+        ask_width: likewise.
+        threshold: probability from which a pixel is foreground.
+    """
+
+    family: ClassVar[Family] = "segmentation"
+    resizing_rule: ClassVar[Any] = "letterbox"
+    multiple_of: ClassVar[int] = 32
+    pad_value: ClassVar[int] = 127
+
+    ask_height: int = 192
+    ask_width: int = 192
+    threshold: float = 0.5
+
+    def load_data(self, policy: DataPolicy) -> PedestrianData:
+        """Penn-Fudan, or synthetic streets."""
+        return penn_fudan.load(policy)
+
+    def resizing(self) -> Resizing:
+        """How a picture is brought to the model."""
+        return Resizing(self.resizing_rule, self.ask_height, self.ask_width, self.multiple_of, self.pad_value)
+
+    def servable(self, model: keras.Model) -> Servable:
+        """``image`` to ``mask``."""
+        free = self.multiple_of > 1
+        size = (-1, -1) if free else (self.ask_height, self.ask_width)
+        axes = ("batch", "height", "width", "channel")
+        return Servable(
+            family=self.family,
+            model=model,
+            outputs_of=lambda image: {"mask": tf.sigmoid(model(image, training=False))},
+            input=Tensor("image", "UINT8", (-1, *size, 3), axes, (0.0, 255.0), "RGB"),
+            outputs=(Tensor("mask", "FP32", (-1, *size, 1), axes, (0.0, 1.0)),),
+            resizing=self.resizing(),
+            default_threshold=self.threshold,
+        )
+
+    def asked(self, scene: PedestrianScene) -> NDArray[np.uint8]:
+        """The picture as the model is asked: uint8 [ask_height, ask_width, 3]."""
+        rule = self.resizing()
+        picture: NDArray[np.uint8] = resize(scene.picture, rule.rule, rule.height, rule.width, rule.pad_value)[0]
+        return picture
+
+    def parity_inputs(self, data: PedestrianData) -> NDArray[Any]:
+        """Test pictures at the size at which the service asks."""
+        return np.stack([self.asked(scene) for scene in data.test[:64]])
+
+    def predict(self, model: keras.Model, scene: PedestrianScene) -> NDArray[np.float32]:
+        """Probabilities at the picture's own size: float32 [H, W]."""
+        rule = self.resizing()
+        picture, geometry = resize(scene.picture, rule.rule, rule.height, rule.width, rule.pad_value)
+        probabilities = self.servable(model).outputs_of(tf.constant(picture[np.newaxis]))["mask"]
+        return restore(np.asarray(probabilities)[0, :, :, 0], geometry)
+
+    def evaluate(self, model: keras.Model, data: PedestrianData) -> dict[str, float]:
+        """Scores at the pictures' own size, beside an empty mask and the mean training mask."""
+        truths = [scene.mask for scene in data.test]
+        predictions = [self.predict(model, scene) >= self.threshold for scene in data.test]
+        scores = asdict(score_masks(truths, predictions))
+        sizes = [scene.instances.shape for scene in data.test]
+        controls = control_predictions([scene.mask for scene in data.train], sizes)
+        for name, masks in controls.items():
+            control = score_masks(truths, masks)
+            scores[f"control_{name}_iou_per_image"] = control.iou_per_image
+            scores[f"control_{name}_dice_per_image"] = control.dice_per_image
+        return scores
+
+    def draw(self, model: keras.Model, data: PedestrianData, folder: Path) -> list[Path]:
+        """The 2x3 panel of the source for a few test pictures."""
+        scenes = data.test[:: max(1, len(data.test) // 6)][:6]
+        panels = {
+            f"panel_{scene.name}.png": figures.segmentation_panel(scene.picture, scene.mask, self.predict(model, scene))
+            for scene in scenes
+        }
+        return figures.save(panels, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PedestrianUNet(PedestrianExperiment):
+    """The U-Net of :mod:`training.encoders.unet`, trained on augmented crops.
+
+    Attributes:
+        train_height: pixels of a training crop.
+        train_width: likewise.
+        widths: channels of each level.
+        bottleneck: channels at the lowest resolution.
+        dice_weight: weight of the soft Dice loss beside the cross-entropy.
+        weight_decay: of AdamW, on kernels only.
+    """
+
+    train_height: int = 128
+    train_width: int = 128
+    widths: tuple[int, ...] = (16, 24, 48, 64, 96)
+    bottleneck: int = 96
+    dice_weight: float = 1.0
+    weight_decay: float = 1e-4
+
+    def build(self) -> keras.Model:
+        """A fresh model."""
+        return unet(self.widths, self.bottleneck, seed=self.seed)
+
+    def program(self, model: keras.Model, data: PedestrianData) -> Program:
+        """AdamW with cosine decay on cross-entropy and soft Dice."""
+        steps = self.epochs * -(-len(data.train) // self.batch_size)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            self.learning_rate / 20, steps, warmup_target=self.learning_rate, warmup_steps=steps // 20
+        )
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+
+        def objective(batch: tuple[tf.Tensor, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+            picture, mask = batch
+            logits = model(picture, training=True)
+            crossentropy, dice = binary_crossentropy(mask, logits), soft_dice(mask, logits)
+            return {"loss": crossentropy + self.dice_weight * dice, "crossentropy": crossentropy, "soft_dice": dice}
+
+        def batches(epoch: int) -> tf.data.Dataset:
+            return training_pipeline(
+                data.train,
+                height=self.train_height,
+                width=self.train_width,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                epoch=epoch,
+                augment=True,
+            )
+
+        return Autodiff(model, objective, optimizer, batches)
+
+
+PEDESTRIAN = (
+    PedestrianUNet(
+        name="pedestrian_unet",
+        summary="U-Net for pedestrian masks of any picture, trained with augmentation",
+        epochs=400,
+        batch_size=8,
+        learning_rate=2e-3,
+        presets={"quick": {"epochs": 80}},
+    ),
+)

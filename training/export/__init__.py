@@ -1,0 +1,1 @@
+"""From a trained model to a model version folder: SavedModel, ONNX and manifest, proven equal."""

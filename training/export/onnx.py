@@ -1,0 +1,69 @@
+"""Writing a servable as ONNX with tf2onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tf2onnx
+
+from training.export.servable import Servable, Tensor
+
+OPSET = 18
+IR_VERSION = 10
+"""What ONNX Runtime 1.18 and later, Triton 24.07 and later read."""
+
+_ELEMENT_TYPES = {"UINT8": onnx.TensorProto.UINT8, "FP32": onnx.TensorProto.FLOAT}
+
+
+class ConversionError(Exception):
+    """The converted graph is not the one that was promised."""
+
+
+def write_onnx(servable: Servable, function: Any, path: Path, *, name: str) -> onnx.ModelProto:
+    """Converts ``function`` and writes it to ``path``.
+
+    Args:
+        servable: describes the tensors that the graph must have.
+        function: of :meth:`Servable.function`.
+        path: of the ONNX file.
+        name: of the graph, shown by viewers and profilers.
+
+    Raises:
+        ConversionError: a tensor's name, type or shape differs from the servable's.
+    """
+    model: onnx.ModelProto
+    model, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=OPSET)
+    model.ir_version = IR_VERSION
+    model.graph.name = name
+    model.graph.doc_string = ""
+    _describe(model.graph.input, (servable.input,), name)
+    _describe(model.graph.output, servable.outputs, name)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return model
+
+
+def _describe(values: Any, tensors: tuple[Tensor, ...], name: str) -> None:
+    found = [value.name for value in values]
+    expected = [tensor.name for tensor in tensors]
+    if found != expected:
+        raise ConversionError(f"{name}: the ONNX graph must have the tensors {expected}. Received: {found}")
+    for value, tensor in zip(values, tensors, strict=True):
+        kind = value.type.tensor_type
+        if kind.elem_type != _ELEMENT_TYPES[tensor.dtype]:
+            received = onnx.TensorProto.DataType.Name(kind.elem_type)
+            raise ConversionError(f"{name}: tensor '{tensor.name}' must be {tensor.dtype}. Received: {received}")
+        if kind.HasField("shape") and len(kind.shape.dim) != len(tensor.shape):
+            raise ConversionError(
+                f"{name}: tensor '{tensor.name}' must have {len(tensor.shape)} axes. Received: {len(kind.shape.dim)}"
+            )
+        # tf2onnx calls free axes unk__12 and sometimes loses fixed ones: write what the manifest says
+        del kind.shape.dim[:]
+        for size, axis in zip(tensor.shape, tensor.axes, strict=True):
+            dimension = kind.shape.dim.add()
+            if size == -1:
+                dimension.dim_param = axis
+            else:
+                dimension.dim_value = size

@@ -1,0 +1,98 @@
+"""The model version folder ``models/<name>/<version>/``: it appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import keras
+import onnx
+import onnxruntime
+import tensorflow as tf
+import tf2onnx
+from numpy.typing import NDArray
+
+from training.export.manifest import FILE_NAME, Manifest, TrainingRecord, sha256_of
+from training.export.onnx import write_onnx
+from training.export.parity import prove_parity
+from training.export.saved_model import write_saved_model
+from training.export.servable import Servable
+from training.files import publish, remove_leftovers, temporary_folder
+
+logger = logging.getLogger(__name__)
+
+
+def export_version(
+    servable: Servable,
+    parity_inputs: NDArray[Any],
+    *,
+    name: str,
+    models: Path,
+    training: TrainingRecord,
+    scores: dict[str, float],
+) -> Path:
+    """Writes the next version of ``name`` and returns its folder.
+
+    Everything is written and checked in a temporary folder beside the others, which is renamed as the last act.
+    Where the newest version already holds the same ONNX file from the same training, it is kept and returned.
+
+    Args:
+        servable: the trained model.
+        parity_inputs: real inputs [N, ...] on which the three forms are compared.
+        name: of the model.
+        models: the model repository.
+        training: where the model comes from.
+        scores: on the test split.
+
+    Raises:
+        ParityError: the three forms differ; nothing is left behind.
+    """
+    folder = models / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in remove_leftovers(folder):
+        logger.warning("%s: removed %s, left by an export that was cut", name, leftover)
+    versions = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+    version = versions[-1] + 1 if versions else 1
+    function = servable.function()
+    with temporary_folder(folder) as temporary:
+        write_saved_model(servable, function, temporary)
+        write_onnx(servable, function, temporary / "model.onnx", name=name)
+        manifest = Manifest(
+            name=name,
+            version=version,
+            family=servable.family,
+            inputs=(servable.input,),
+            outputs=servable.outputs,
+            resizing=servable.resizing,
+            default_threshold=servable.default_threshold,
+            training=training,
+            scores=scores,
+            parity=prove_parity(servable, temporary, parity_inputs, name=name),
+            onnx_sha256=sha256_of(temporary / "model.onnx"),
+            producers=_producers(),
+        )
+        if versions and _holds(folder / str(versions[-1]), manifest):
+            logger.info("%s: version %d holds this model already", name, versions[-1])
+            return folder / str(versions[-1])
+        manifest.write(temporary)
+        publish(temporary, folder / str(version))
+    logger.info("%s: exported version %d, largest difference %.2g", name, version, manifest.parity.largest_difference)
+    return folder / str(version)
+
+
+def _holds(folder: Path, manifest: Manifest) -> bool:
+    """Whether ``folder`` differs from ``manifest`` in its version number alone."""
+    try:
+        present = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    expected = json.loads(json.dumps(manifest.as_json()))
+    return bool({**present, "version": None} == {**expected, "version": None})
+
+
+def _producers() -> dict[str, str]:
+    modules = (keras, onnx, onnxruntime, tf, tf2onnx)
+    names = ("keras", "onnx", "onnxruntime", "tensorflow", "tf2onnx")
+    return {name: module.__version__ for name, module in zip(names, modules, strict=True)}

@@ -1,0 +1,1 @@
+"""Training objectives: a pure function first; shapes, reduction and paper in its docstring."""

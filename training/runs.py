@@ -1,0 +1,244 @@
+"""Run folders ``runs/<experiment>/``: what was trained, how, and what came out.
+
+::
+
+    config.json      the experiment's settings, preset, data and code revision
+    checkpoints/     everything a resumed run needs
+    history.jsonl    the scalars of every epoch
+    tensorboard/     the same for TensorBoard
+    weights.npz      the trained variables, written when training is complete
+    scores.json      scores on the test split
+    figures/         pictures
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from training.experiments import experiment_named
+from training.experiments.base import Experiment
+from training.export.manifest import TrainingRecord
+from training.export.version_folder import export_version
+from training.files import remove_leftovers, write_json, written_whole
+from training.loops.trainer import train
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+WEIGHTS = "weights.npz"
+SCORES = "scores.json"
+FIGURES = "figures"
+
+
+class RunError(Exception):
+    """A run folder that is missing, unfinished or of another configuration."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one experiment.
+
+    Attributes:
+        experiment: with preset and settings in force.
+        data: as loaded.
+        folder: of the run.
+    """
+
+    experiment: Experiment[Any]
+    data: Any
+    folder: Path
+
+    @property
+    def complete(self) -> bool:
+        """Whether training has ended."""
+        return (self.folder / WEIGHTS).exists()
+
+    def train(self, *, force: bool = False, stop_after: int | None = None) -> None:
+        """Trains, or goes on with a run that was cut; does nothing where the same run is complete.
+
+        Args:
+            force: start anew, dropping whatever is in the folder.
+            stop_after: end, as if cut, after this many epochs.
+
+        Raises:
+            RunError: the folder holds a run of another configuration and ``force`` is not set.
+            DivergenceError: the objective left the finite numbers.
+        """
+        if force and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self._claim()
+        if self.complete:
+            logger.info("%s: trained already (%s); --force trains anew", self.experiment.name, self.folder)
+            return
+        experiment = self.experiment
+        logger.info(
+            "%s: training preset %s on %s (%s data), %d epochs",
+            experiment.name, experiment.preset, self.data.name, self.data.source, experiment.epochs,
+        )  # fmt: skip
+        keras.utils.set_random_seed(experiment.seed)
+        model = experiment.build()
+        program = experiment.program(model, self.data)
+        # a checkpoint costs little beside an epoch; twenty of them are plenty to go on from
+        history = train(
+            program,
+            name=experiment.name,
+            epochs=experiment.epochs,
+            directory=self.folder,
+            checkpoint_every=max(1, experiment.epochs // 20),
+            stop_after=stop_after,
+        )
+        if len(history.epochs) < experiment.epochs:
+            logger.info("%s: stopped after epoch %d of %d", experiment.name, len(history.epochs), experiment.epochs)
+            return
+        self._save_weights(model)
+        self._update_config(
+            date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            training_seconds=round(sum(epoch["seconds"] for epoch in history.epochs), 1),
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        """Scores the trained model on the test split, draws its figures and writes both."""
+        model = self.model()
+        scores = self.experiment.evaluate(model, self.data)
+        write_json(self.folder / SCORES, scores)
+        self.experiment.draw(model, self.data, self.folder / FIGURES)
+        return scores
+
+    def scores(self) -> dict[str, float]:
+        """The scores on file, evaluated first where there are none."""
+        path = self.folder / SCORES
+        if not path.exists():
+            return self.evaluate()
+        scores: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        return scores
+
+    def export(self, models: Path) -> Path:
+        """Writes the next model version below ``models`` and returns its folder."""
+        config = read_config(self.folder)
+        experiment = self.experiment
+        return export_version(
+            experiment.servable(self.model()),
+            experiment.parity_inputs(self.data),
+            name=experiment.name,
+            models=models,
+            training=TrainingRecord(
+                experiment=experiment.name,
+                preset=experiment.preset,
+                dataset=self.data.name,
+                data_source=self.data.source,
+                seed=experiment.seed,
+                code_revision=config["code_revision"],
+                date=config["date"],
+            ),
+            scores=self.scores(),
+        )
+
+    def model(self) -> keras.Model:
+        """The trained model.
+
+        Raises:
+            RunError: training is not complete.
+        """
+        if not self.complete:
+            raise RunError(
+                f"{self.folder} holds no complete training of {self.experiment.name}; expected {WEIGHTS}. "
+                f"Run: python -m training train {self.experiment.name}"
+            )
+        model = self.experiment.build()
+        with np.load(self.folder / WEIGHTS) as archive:
+            model.set_weights([archive[key] for key in archive.files])
+        return model
+
+    def _claim(self) -> None:
+        """Writes the configuration, or compares it with that of an earlier call."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
+        wanted = self._configuration()
+        if (self.folder / CONFIG).exists():
+            present = read_config(self.folder)
+            differing = [key for key in wanted if present.get(key) != wanted[key]]
+            if differing:
+                changes = "; ".join(f"{key}: {present.get(key)} there, {wanted[key]} asked for" for key in differing)
+                raise RunError(
+                    f"{self.folder} holds another run of {self.experiment.name} ({changes}). "
+                    "Pass --force to replace it or --runs for another place."
+                )
+            return
+        write_json(self.folder / CONFIG, {**wanted, "code_revision": code_revision()})
+
+    def _configuration(self) -> dict[str, Any]:
+        experiment = self.experiment
+        return {
+            "experiment": experiment.name,
+            "preset": experiment.preset,
+            "settings": experiment.settings(),
+            "dataset": self.data.name,
+            "data_source": self.data.source,
+        }
+
+    def _update_config(self, **values: Any) -> None:
+        write_json(self.folder / CONFIG, {**read_config(self.folder), **values})
+
+    def _save_weights(self, model: keras.Model) -> None:
+        weights: list[NDArray[Any]] = model.get_weights()
+        # numbered, because two layers may own variables of the same name
+        arrays = {f"{index:04d}": array for index, array in enumerate(weights)}
+        with written_whole(self.folder / WEIGHTS) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run.
+
+    Raises:
+        RunError: there is none, or it is no JSON.
+    """
+    path = folder / CONFIG
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist; expected the configuration of a run. Train it first.") from None
+    except ValueError as error:
+        raise RunError(f"{path} must be JSON. Received: {error}") from error
+    return config
+
+
+def open_run(name: str, runs: Path) -> Run:
+    """The run of ``name`` below ``runs`` as it was configured, with the data it was trained on.
+
+    Raises:
+        RunError: there is none.
+        DataError: its data cannot be had any more.
+    """
+    experiment = experiment_named(name)
+    config = read_config(runs / name)
+    settings = {
+        key: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for key, value in config["settings"].items()
+    }
+    experiment = experiment.with_preset(config["preset"]).with_settings(settings)
+    return Run(experiment, experiment.load_data(config["data_source"]), runs / name)
+
+
+def code_revision() -> str:
+    """The git commit of this code, with "-dirty" where tracked files differ; "unknown" outside git."""
+
+    def git(*arguments: str) -> str:
+        where = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=where, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,1 @@
+"""Sparsity operators and penalties: pure functions of latents, each with its paper and equation."""
