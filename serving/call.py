@@ -1,0 +1,64 @@
+"""One caller's patience: a deadline and whether it went away. No protocol in it.
+
+The servicers make one per request; the engine and the batcher ask it before they spend time.
+"""
+
+import time
+from collections.abc import Callable
+
+from serving.errors import CancelledError, DeadlineError
+
+
+class Call:
+    """A request under way.
+
+    Args:
+        deadline: the ``time.monotonic()`` after which no one reads the answer; None = never.
+    """
+
+    __slots__ = ("_cancelled", "_waker", "deadline")
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.deadline = deadline
+        self._cancelled = False
+        self._waker: Callable[[], None] | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller went away."""
+        return self._cancelled
+
+    @property
+    def over(self) -> bool:
+        """Whether work for this call is wasted: cancelled, or past its deadline."""
+        return self._cancelled or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, never below 0; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def check(self) -> None:
+        """Raises what ended this call, if anything did.
+
+        Raises:
+            CancelledError: the caller went away.
+            DeadlineError: the deadline passed.
+        """
+        if self._cancelled:
+            raise CancelledError("the caller cancelled the request")
+        if self.over:
+            raise DeadlineError("the deadline passed before the answer was there")
+
+    def cancel(self) -> None:
+        """Marks the caller as gone and wakes who waits on its behalf. Any thread, any number of times."""
+        # Written before the waker is read, as watch() does the reverse: one of the two always sees the other.
+        self._cancelled = True
+        waker = self._waker
+        if waker is not None:
+            waker()
+
+    def watch(self, waker: Callable[[], None]) -> None:
+        """Has ``waker`` called on cancellation (at once if that was before). It must stand being called twice."""
+        self._waker = waker
+        if self._cancelled:
+            waker()

@@ -1,0 +1,279 @@
+"""``python -m serving.client segment | encode | reconstruct | models``: the client as a command line.
+
+Exit codes: 0 done, 1 the service or a file said no (one line on stderr), 2 wrong usage.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from serving.client.answers import Mask, Model, Rows, to_png
+from serving.client.clients import ENCODER, SEGMENTER, Client
+from serving.client.messages import ServiceError
+from serving.errors import ServingError
+
+app = typer.Typer(
+    help="Asks a Sparsewalk server for masks, encodings and reconstructions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class MaskFile(str, Enum):
+    """What ``segment`` writes."""
+
+    OVERLAY = "overlay"
+    MASK = "mask"
+    NPY = "npy"
+    JSON = "json"
+
+
+class RowsFile(str, Enum):
+    """What ``encode`` and ``reconstruct`` write."""
+
+    NPY = "npy"
+    JSON = "json"
+    PNG = "png"
+
+
+class Listing(str, Enum):
+    """How ``models`` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+Target = Annotated[str, typer.Option(help="Address of the server.", envvar="SPARSEWALK_TARGET")]
+Output = Annotated[Path, typer.Option(help="Folder for the files; made when missing.", file_okay=False)]
+Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.", min=0.001)]
+Version = Annotated[int | None, typer.Option("--model-version", help="Version of the model; the newest when left out.")]
+Sources = Annotated[list[Path], typer.Argument(help="Pictures, or .npy files with rows.", exists=True, dir_okay=False)]
+
+
+@app.command()
+def segment(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures: JPEG, PNG, WebP or BMP.", exists=True)],
+    model: Annotated[str, typer.Option(help="Name of the model.")] = SEGMENTER,
+    model_version: Version = None,
+    threshold: Annotated[float | None, typer.Option(help="In [0, 1]; the model's own when left out.")] = None,
+    form: Annotated[list[MaskFile], typer.Option("--format", help="What to write; may be given several times.")] = [  # noqa: B006  # typer reads it, nothing writes
+        MaskFile.OVERLAY
+    ],
+    output: Output = Path(),
+    target: Target = "localhost:8001",
+    timeout: Timeout = 30.0,
+) -> None:
+    """Writes the pedestrian masks of pictures: NAME.overlay.png, NAME.mask.png, NAME.npy (bool) or NAME.json."""
+    table = [("picture", "size", "pedestrian", "model", "ms", "written")]
+    with _complaints(), Client(target, timeout=timeout) as client:
+        for picture in pictures:
+            data = picture.read_bytes()
+            mask = client.segment(data, model, threshold, version=model_version)
+            files = [_write_mask(mask, data, output / picture.stem, each) for each in form]
+            height, width = mask.array.shape
+            table.append(
+                (
+                    picture.name,
+                    f"{width} x {height}",
+                    f"{mask.foreground_fraction:.1%}",
+                    f"{mask.model}/{mask.version}",
+                    f"{mask.timings.total * 1e3:.1f}",
+                    " ".join(map(str, files)),
+                )
+            )
+    _print_table(table)
+
+
+@app.command()
+def encode(
+    sources: Sources,
+    model: Annotated[str, typer.Option(help="Name of the model.")] = ENCODER,
+    model_version: Version = None,
+    form: Annotated[RowsFile, typer.Option("--format", help="What to write.")] = RowsFile.NPY,
+    output: Output = Path(),
+    target: Target = "localhost:8001",
+    timeout: Timeout = 30.0,
+) -> None:
+    """Writes the encodings of pictures or rows: NAME.encoding.npy (float32 [rows, latents]), .json or .png."""
+    with _complaints(), Client(target, timeout=timeout) as client:
+        answers = [(path, client.encode(_read(path), model, version=model_version)) for path in sources]
+        _report_rows(answers, "encoding", form, output)
+
+
+@app.command()
+def reconstruct(
+    sources: Sources,
+    model: Annotated[str, typer.Option(help="Name of the model.")] = ENCODER,
+    model_version: Version = None,
+    form: Annotated[RowsFile, typer.Option("--format", help="What to write.")] = RowsFile.PNG,
+    output: Output = Path(),
+    target: Target = "localhost:8001",
+    timeout: Timeout = 30.0,
+) -> None:
+    """Writes what the auto-encoder makes of pictures or rows: NAME.reconstruction.png, .npy or .json."""
+    with _complaints(), Client(target, timeout=timeout) as client:
+        answers = [(path, client.reconstruct(_read(path), model, version=model_version)) for path in sources]
+        _report_rows(answers, "reconstruction", form, output)
+
+
+@app.command()
+def models(
+    form: Annotated[Listing, typer.Option("--format", help="How to print them.")] = Listing.TABLE,
+    target: Target = "localhost:8001",
+    timeout: Timeout = 30.0,
+) -> None:
+    """Lists the models of the server."""
+    with _complaints(), Client(target, timeout=timeout) as client:
+        found = client.models()
+    if form is Listing.JSON:
+        print(json.dumps([dataclasses.asdict(model) for model in found], indent=2))
+        return
+    table = [("model", "version", "family", "input", "outputs", "data", "ready", "provider", "scores")]
+    table += [_model_row(model) for model in found]
+    _print_table(table)
+
+
+def write(path: Path, data: bytes) -> Path:
+    """Writes a file whole or not at all: aside first, renamed as the last act."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    aside = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        aside.chmod(0o644)  # mkstemp makes files that only their owner reads
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return path
+
+
+@contextmanager
+def _complaints() -> Iterator[None]:
+    """Turns what can be expected to go wrong into one line and exit code 1."""
+    try:
+        yield
+    except (ServiceError, ServingError, OSError, ValueError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _read(path: Path) -> bytes | npt.NDArray[np.generic]:
+    if path.suffix == ".npy":
+        values: npt.NDArray[np.generic] = np.load(path, allow_pickle=False)
+        return values
+    return path.read_bytes()
+
+
+def _write_mask(mask: Mask, picture: bytes, stem: Path, form: MaskFile) -> Path:
+    match form:
+        case MaskFile.OVERLAY:
+            return write(_with_suffix(stem, ".overlay.png"), to_png(mask.overlay(picture)))
+        case MaskFile.MASK:
+            return write(_with_suffix(stem, ".mask.png"), mask.png())
+        case MaskFile.NPY:
+            return write(_with_suffix(stem, ".npy"), _npy(mask.array))
+        case MaskFile.JSON:
+            height, width = mask.array.shape
+            told = {
+                "model": mask.model,
+                "version": mask.version,
+                "height": height,
+                "width": width,
+                "threshold": mask.threshold,
+                "foreground_fraction": mask.foreground_fraction,
+                "timings": dataclasses.asdict(mask.timings),
+            }
+            return write(_with_suffix(stem, ".json"), json.dumps(told, indent=2).encode() + b"\n")
+
+
+def _report_rows(answers: Sequence[tuple[Path, Rows]], what: str, form: RowsFile, output: Path) -> None:
+    table = [("source", "rows", what, "non-zero", "model", "ms", "written")]
+    for source, rows in answers:
+        path = write(_with_suffix(output / source.stem, f".{what}.{form.value}"), _encode_rows(rows, what, form))
+        table.append(
+            (
+                source.name,
+                str(rows.array.shape[0]),
+                f"{rows.array.shape[1]} values",
+                f"{np.count_nonzero(rows.array) / rows.array.size:.1%}",
+                f"{rows.model}/{rows.version}",
+                f"{rows.timings.total * 1e3:.1f}",
+                str(path),
+            )
+        )
+    _print_table(table)
+
+
+def _encode_rows(rows: Rows, what: str, form: RowsFile) -> bytes:
+    match form:
+        case RowsFile.NPY:
+            return _npy(rows.array)
+        case RowsFile.JSON:
+            told = {"model": rows.model, "version": rows.version, what: rows.array.tolist()}
+            return json.dumps(told).encode() + b"\n"
+        case RowsFile.PNG:
+            return to_png(_tiles(rows.array))
+
+
+def _tiles(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Rows as grey pictures side by side: square where the number of values is one, else a strip; scaled to 0..1."""
+    side = math.isqrt(array.shape[1])
+    height, width = (side, side) if side * side == array.shape[1] else (1, array.shape[1])
+    top = max(1.0, float(array.max()))
+    pictures = (np.clip(array, 0.0, top) / top * 255).round().astype(np.uint8).reshape(-1, height, width)
+    return np.concatenate(list(pictures), axis=1 if height > 1 else 0)
+
+
+def _with_suffix(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def _npy(array: npt.NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _model_row(model: Model) -> tuple[str, ...]:
+    def tensors(specs: object) -> str:
+        assert isinstance(specs, dict)
+        return " ".join(f"{name}:{dtype}[{','.join(map(str, shape))}]" for name, (dtype, shape) in specs.items())
+
+    scores = " ".join(f"{name}={value:.4g}" for name, value in sorted(model.scores.items()))
+    return (
+        model.name,
+        str(model.version),
+        model.family,
+        tensors(model.inputs),
+        tensors(model.outputs),
+        model.data_source,
+        "yes" if model.ready else "no",
+        model.provider.removesuffix("ExecutionProvider"),
+        scores,
+    )
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    app()

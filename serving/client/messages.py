@@ -1,0 +1,146 @@
+"""Requests from Python values, answers to Python values: what the two clients share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from serving.client.answers import Mask, Model, Rows
+from serving.pb.sparsewalk.v1 import encoder_pb2 as pb
+from serving.timings import Timings
+
+# A path, the bytes of a file, or values: uint8 for pictures, floats for rows.
+Source = str | Path | bytes | npt.NDArray[Any]
+
+# UNAVAILABLE means that no work was done: the server starts, stops, or is not reachable yet.
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": pb.DESCRIPTOR.services_by_name["EncoderService"].full_name}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+
+class ServiceError(Exception):
+    """The service refused or failed; the message is the server's.
+
+    Attributes:
+        code: the gRPC status, e.g. ``grpc.StatusCode.NOT_FOUND``.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+
+
+def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
+    """Options of a channel: message limits both ways, and retries."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ]
+
+
+def failure(error: grpc.RpcError) -> ServiceError:
+    """What a failed RPC is to the caller."""
+    return ServiceError(error.code(), error.details() or "no details")
+
+
+def segment_request(source: Source, model: str, version: int | None, threshold: float | None) -> pb.SegmentRequest:
+    """Asks for packed bits: the smallest exact form that needs no decoder."""
+    return pb.SegmentRequest(
+        model=_spec(model, version),
+        picture=_picture(source),
+        threshold=threshold,
+        format=pb.MASK_FORMAT_PACKED_BITS,
+        size=pb.MASK_SIZE_PICTURE,
+    )
+
+
+def encode_request(source: Source, model: str, version: int | None) -> pb.EncodeRequest:
+    """Asks for the encodings of a picture or of rows."""
+    return pb.EncodeRequest(model=_spec(model, version), picture=_picture(source))
+
+
+def reconstruct_request(source: Source, model: str, version: int | None) -> pb.ReconstructRequest:
+    """Asks for the reconstructions of a picture or of rows."""
+    return pb.ReconstructRequest(model=_spec(model, version), picture=_picture(source))
+
+
+def to_mask(response: pb.SegmentResponse) -> Mask:
+    """Unpacks the bits."""
+    height, width = response.mask.height, response.mask.width
+    bits = np.frombuffer(response.mask.data, np.uint8).reshape(height, -1)
+    return Mask(
+        array=np.unpackbits(bits, axis=1, count=width).astype(np.bool_),
+        model=response.model.name,
+        version=response.model.version,
+        threshold=response.threshold,
+        foreground_fraction=response.foreground_fraction,
+        timings=_timings(response.timings),
+    )
+
+
+def to_rows(model: pb.ModelSpec, tensor: pb.Tensor, timings: pb.Timings) -> Rows:
+    """Reads the values; the array is a copy, and so the caller's own."""
+    array = np.frombuffer(tensor.data, "<f4").reshape(tuple(tensor.shape)).astype(np.float32)
+    return Rows(array=array, model=model.name, version=model.version, timings=_timings(timings))
+
+
+def to_models(response: pb.ListModelsResponse) -> list[Model]:
+    """Reads the list of models."""
+    return [
+        Model(
+            name=info.name,
+            version=info.version,
+            family=info.family,
+            inputs={spec.name: (spec.dtype, tuple(spec.shape)) for spec in info.inputs},
+            outputs={spec.name: (spec.dtype, tuple(spec.shape)) for spec in info.outputs},
+            ready=info.ready,
+            provider=info.provider,
+            data_source=info.data_source,
+            scores=dict(info.scores),
+            default_threshold=info.default_threshold if info.HasField("default_threshold") else None,
+        )
+        for info in response.models
+    ]
+
+
+def _spec(model: str, version: int | None) -> pb.ModelSpec:
+    return pb.ModelSpec(name=model, version=version)
+
+
+def _picture(source: Source) -> pb.Picture:
+    if isinstance(source, str | Path):
+        return pb.Picture(encoded=Path(source).read_bytes())
+    if isinstance(source, bytes):
+        return pb.Picture(encoded=source)
+    if source.dtype == np.uint8:
+        dtype, values = pb.DATA_TYPE_UINT8, source
+    elif np.issubdtype(source.dtype, np.floating):
+        dtype, values = pb.DATA_TYPE_FP32, source.astype("<f4", copy=False)
+    else:
+        raise TypeError(f"values are uint8 or floats. Received: {source.dtype} {list(source.shape)}")
+    return pb.Picture(tensor=pb.Tensor(dtype=dtype, shape=values.shape, data=values.tobytes()))
+
+
+def _timings(timings: pb.Timings) -> Timings:
+    return Timings(
+        decode=timings.decode_seconds,
+        queue=timings.queue_seconds,
+        inference=timings.inference_seconds,
+        postprocess=timings.postprocess_seconds,
+        total=timings.total_seconds,
+    )

@@ -1,0 +1,92 @@
+"""Everything that can go wrong, as one tree.
+
+    ServingError
+    ├── StartError                 the server does not start (or a model does not load); the process exits with 1
+    │   ├── ManifestError          manifest.json is missing, unreadable or breaks the contract
+    │   ├── ModelError             model.onnx is missing, corrupt, or not what its manifest says
+    │   ├── RepositoryError        no folder, no model, or a folder in the wrong place
+    │   ├── ProviderError          the execution provider asked for is not usable
+    │   └── PortError              a port is taken or not ours to bind
+    └── RequestError               one request fails, the server goes on
+        ├── InvalidInputError      the input is at fault; the message says what was expected and what came
+        │   └── InvalidPictureError  bytes that are no whole picture of a known format within the pixel limit
+        ├── NotFoundError          no such model or version; the message names the known ones
+        ├── OverloadedError        a bounded queue is full: try again later, elsewhere
+        ├── DeadlineError          the caller's deadline passed before the answer was there
+        ├── CancelledError         the caller went away
+        ├── UnavailableError       models are still loading, or the server is stopping
+        └── InferenceError         the model's run itself failed; the cause is logged, not told
+
+How a request error meets gRPC is one table in ``servicers/status.py``.
+"""
+
+_LONGEST_QUOTE = 80
+
+
+class ServingError(Exception):
+    """The root: an error of ours, with a message meant for people."""
+
+
+class StartError(ServingError):
+    """The server cannot start."""
+
+
+class ManifestError(StartError):
+    """``manifest.json`` is missing, unreadable or breaks the contract."""
+
+
+class ModelError(StartError):
+    """``model.onnx`` is missing, corrupt, or not what its manifest says."""
+
+
+class RepositoryError(StartError):
+    """The model repository as a whole cannot be served."""
+
+
+class ProviderError(StartError):
+    """The execution provider asked for is not usable on this machine."""
+
+
+class PortError(StartError):
+    """A port cannot be bound."""
+
+
+class RequestError(ServingError):
+    """One request cannot be answered; others are not affected."""
+
+
+class InvalidInputError(RequestError):
+    """The request's input is at fault."""
+
+
+class InvalidPictureError(InvalidInputError):
+    """The bytes are no whole picture of a known format within the pixel limit."""
+
+
+class NotFoundError(RequestError):
+    """No such model or version."""
+
+
+class OverloadedError(RequestError):
+    """A bounded queue is full."""
+
+
+class DeadlineError(RequestError):
+    """The caller's deadline has passed."""
+
+
+class CancelledError(RequestError):
+    """The caller went away."""
+
+
+class UnavailableError(RequestError):
+    """The server is not ready, or is stopping."""
+
+
+class InferenceError(RequestError):
+    """The model's run failed; ``__cause__`` holds why."""
+
+
+def quote(text: str) -> str:
+    """Quotes what a client sent, so that it fits on one line of a log: escaped and cut to a sane length."""
+    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "...")

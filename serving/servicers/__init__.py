@@ -1,0 +1,1 @@
+"""The protocols: each servicer converts a request, calls the engine, converts the answer, and does nothing else."""
