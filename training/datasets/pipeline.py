@@ -1,7 +1,7 @@
 """tf.data pipelines of pedestrian pictures with augmentation, each batch a function of (seed, epoch) alone.
 
-All random numbers of an epoch are drawn beforehand with NumPy, one generator for each (seed, epoch, index): a table of a
-few numbers a picture. What remains for TensorFlow is arithmetic: cut a box out of a picture, resize it, multiply its
+All random numbers of an epoch are drawn beforehand with NumPy, one generator for each (seed, epoch, index): a table of
+a few numbers a picture. What remains for TensorFlow is arithmetic: cut a box out of a picture, resize it, multiply its
 colours by a matrix. A run that is resumed at an epoch therefore sees the batches it would have seen.
 """
 
@@ -115,7 +115,7 @@ def _augmentation_sources(scenes: tuple[PedestrianScene, ...], height: int, widt
     base = np.zeros((len(scenes), 2))
     for index, scene in enumerate(scenes):
         picture = np.dstack([scene.picture, scene.mask.astype(np.uint8) * np.uint8(255)])
-        geometry = place(*picture.shape[:2], rule, height, width)
+        geometry = place(picture.shape[0], picture.shape[1], rule, height, width)
         base[index] = geometry.inner_height, geometry.inner_width
         for level, scale in enumerate(_LEVELS):
             # Never enlarged here: that is the sampling's own work. At least 2, for boxes count in (side - 1).
@@ -224,7 +224,7 @@ def _draw_colours(rng: np.random.Generator) -> tuple[npt.NDArray[np.float64], np
     return matrix.T, np.full(3, (1.0 - contrast) * 127.5 + brightness)
 
 
-def _renderer(pixels: tf.Tensor, height: int, width: int) -> Any:  # noqa: ANN401
+def _renderer(pixels: tf.Tensor, height: int, width: int) -> Any:
     """Make the function that turns a row of the table into (picture, mask)."""
 
     def render(row: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,0 +1,62 @@
+"""The camera of a scene: a pinhole over a flat street."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.datasets.street_scenes.layer import Point
+
+
+@dataclass(frozen=True)
+class View:
+    """A camera looking along the street.
+
+    A point on the ground X metres to the right at depth d metres is seen at (vanishing + X f / d, horizon + c f / d).
+
+    Attributes:
+        height: Rows of the layer.
+        width: Columns of the layer.
+        horizon: Row of the horizon.
+        vanishing: Column of the vanishing point.
+        camera: Height of the camera c in metres.
+        focal: Focal length f in pixels.
+        sun: Where the light comes from, -1 left to 1 right.
+    """
+
+    height: int
+    width: int
+    horizon: float
+    vanishing: float
+    camera: float
+    focal: float
+    sun: float
+
+    def ground(self, x: float, depth: float) -> Point:
+        """Where a point of the ground is seen."""
+        return self.vanishing + x * self.focal / depth, self.horizon + self.camera * self.focal / depth
+
+    def metre(self, row: float) -> float:
+        """Pixels a metre for what stands on the ground at `row` (below the horizon)."""
+        return max(1.0, (row - self.horizon) / self.camera)
+
+    def row(self, metre: float) -> float:
+        """Row of the ground where a metre has `metre` pixels."""
+        return self.horizon + self.camera * metre
+
+    @property
+    def nearest(self) -> float:
+        """Depth in metres of the ground at the lower edge."""
+        return self.camera * self.focal / (self.height - self.horizon)
+
+
+def draw_view(rng: np.random.Generator, height: int, width: int) -> View:
+    """Draw a camera for a layer of `height` x `width`."""
+    return View(
+        height=height,
+        width=width,
+        horizon=height * rng.uniform(0.22, 0.46),
+        vanishing=width * rng.uniform(0.1, 0.9),
+        camera=rng.uniform(1.35, 2.3),
+        focal=width * rng.uniform(0.9, 1.5),
+        sun=float(rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 1.0)),
+    )
