@@ -10,9 +10,9 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 
 
-class MaskFile(str, Enum):
+class MaskFile(StrEnum):
     """What ``segment`` writes."""
 
     OVERLAY = "overlay"
@@ -42,7 +42,7 @@ class MaskFile(str, Enum):
     JSON = "json"
 
 
-class RowsFile(str, Enum):
+class RowsFile(StrEnum):
     """What ``encode`` and ``reconstruct`` write."""
 
     NPY = "npy"
@@ -50,7 +50,7 @@ class RowsFile(str, Enum):
     PNG = "png"
 
 
-class Listing(str, Enum):
+class Listing(StrEnum):
     """How ``models`` prints."""
 
     TABLE = "table"
@@ -142,9 +142,8 @@ def models(
     if form is Listing.JSON:
         print(json.dumps([dataclasses.asdict(model) for model in found], indent=2))
         return
-    table = [("model", "version", "family", "input", "outputs", "data", "ready", "provider", "scores")]
-    table += [_model_row(model) for model in found]
-    _print_table(table)
+    header = ("model", "version", "family", "input", "outputs", "data", "ready", "provider", "scores")
+    _print_table([header, *map(_model_row, found)])
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -251,8 +250,7 @@ def _npy(array: npt.NDArray[np.generic]) -> bytes:
 
 
 def _model_row(model: Model) -> tuple[str, ...]:
-    def tensors(specs: object) -> str:
-        assert isinstance(specs, dict)
+    def tensors(specs: Mapping[str, tuple[str, tuple[int, ...]]]) -> str:
         return " ".join(f"{name}:{dtype}[{','.join(map(str, shape))}]" for name, (dtype, shape) in specs.items())
 
     scores = " ".join(f"{name}={value:.4g}" for name, value in sorted(model.scores.items()))
