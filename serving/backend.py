@@ -89,6 +89,7 @@ class OnnxBackend:
 
     Attributes:
         provider: the execution provider really in use.
+        one_thread: whether all runs should come from one thread, as CUDA keeps streams and memory for each that calls.
 
     Raises:
         ModelError: the file is missing, not the one the manifest speaks of, no ONNX model, or has other tensors.
@@ -110,6 +111,7 @@ class OnnxBackend:
         # The bytes that were hashed are the bytes that run, whatever happens to the file meanwhile.
         self._session = _open_session(path, model, runtime)
         self.provider: str = self._session.get_providers()[0]
+        self.one_thread = self.provider != CPU
         if self.provider != runtime.provider:
             complaint = f"{path}: {runtime.provider} was asked for, but ONNX Runtime runs it on {self.provider}"
             if runtime.required:

@@ -68,6 +68,7 @@ class Servable:
             name=f"{manifest.name}/{manifest.version}",
             max_batch_size=limits.max_batch_size,
             max_queue_size=limits.max_queue_size,
+            caller_runs=not backend.one_thread,
             on_batch=metrics.observe_batch,
         )
 
@@ -103,9 +104,9 @@ class Servable:
             call: whose request it is.
 
         Raises:
-            RequestError: see ``DynamicBatcher.submit`` and ``Ticket.result``.
+            RequestError: see ``DynamicBatcher.infer``.
         """
-        return self._batcher.submit(inputs, outputs or self.manifest.output_names, call).result()
+        return self._batcher.infer(inputs, outputs or self.manifest.output_names, call)
 
     def close(self, timeout: float | None = None) -> None:
         """Finishes what waits, at most for ``timeout`` seconds, and ends the run thread."""
