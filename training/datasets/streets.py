@@ -1,9 +1,9 @@
 """Synthetic street scenes with exact masks: the embedded stand-in for Penn-Fudan.
 
-A scene is a pinhole view of a street: backdrop and ground, then things and people from far to near, each covering what is
-behind it, in the picture and in the map of whose pixel is whose. It is drawn at twice its size without antialiasing and
-reduced: the picture by area, the map by majority. What the camera does to the picture (light, blur, noise, JPEG) leaves
-the map alone.
+A scene is a pinhole view of a street: backdrop and ground, then things and people from far to near, each covering what
+is behind it, in the picture and in the map of whose pixel is whose. It is drawn at twice its size without antialiasing
+and reduced: the picture by area, the map by majority. What the camera does to the picture (light, blur, noise, JPEG)
+leaves the map alone.
 """
 
 import math
@@ -78,7 +78,7 @@ def draw_scene(rng: np.random.Generator, height: int, width: int) -> PedestrianS
 
 def _draw_place(layer: Layer, rng: np.random.Generator, view: View) -> float:
     """Draw the empty street. Returns the pixels a metre at the backdrop."""
-    metre = view.metre(view.height) * rng.uniform(0.16, 0.42)
+    metre = view.subject * rng.uniform(0.2, 0.55)
     background.sky(layer, rng, view)
     background.backdrop(layer, rng, view, metre)
     background.ground(layer, rng, view, metre)
@@ -120,9 +120,8 @@ def _place_people(rng: np.random.Generator, view: View, backdrop_metre: float) -
     count = (
         int(rng.integers(8, 17)) if crowd else int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.2, 0.3, 0.2, 0.14, 0.1, 0.06]))
     )
-    # Most pictures of pedestrians are taken so that the nearest one nearly fills the height.
-    tallest = view.height * (rng.uniform(0.35, 0.6) if crowd else rng.uniform(0.45, 0.88))
-    nearest, farthest = tallest / 1.72, max(backdrop_metre * 1.1, tallest / 1.72 * 0.3)
+    nearest = view.subject * (rng.uniform(0.5, 0.8) if crowd else 1.0)
+    farthest = min(nearest, max(backdrop_metre * 1.1, nearest * 0.35))
     people: list[tuple[float, float, Look]] = []
     while len(people) < count:
         share = rng.random() ** 2
@@ -147,7 +146,7 @@ def _cast_shadows(
     """Darken the ground where people and things stand, and along their shadows on a sunny day."""
     small = np.zeros((layer.height // 8 + 1, layer.width // 8 + 1), dtype=np.uint8)
     sunny, length, depth = rng.random() < 0.55, rng.uniform(0.4, 1.6), rng.uniform(-0.25, 0.3)
-    strength = rng.uniform(90, 150)
+    strength = int(rng.integers(90, 150))
     for row, x in [*people, *things]:
         metre = view.metre(row)
         foot = np.array([x, row])
@@ -157,7 +156,8 @@ def _cast_shadows(
             along = np.array([-view.sun * length, depth]) * metre
             across = np.array([0.0, 0.1]) * metre
             ends = [foot - across, foot + across, foot + along + across * 0.8, foot + along - across * 0.8]
-            cv2.fillPoly(small, np.rint(np.array(ends) / 8).astype(np.int32)[np.newaxis], strength)
+            corners: Any = np.rint(np.array(ends) / 8).astype(np.int32)[np.newaxis]
+            cv2.fillPoly(small, corners, strength)
     side = 3
     shade = cv2.resize(cv2.blur(cv2.blur(small, (side, side)), (side, side)), (layer.width, layer.height))
     shade[: int(view.horizon)] = 0
@@ -169,9 +169,11 @@ def _majority(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
     The third smallest of four labels is the one that holds three or four of them, and the larger one of two pairs.
     """
-    four = np.stack([labels[0::2, 0::2], labels[0::2, 1::2], labels[1::2, 0::2], labels[1::2, 1::2]])
-    four.sort(axis=0)
-    third: npt.NDArray[np.uint8] = four[2]
+    upper, lower = labels[0::2], labels[1::2]
+    low, high = np.minimum(upper, lower), np.maximum(upper, lower)
+    third: npt.NDArray[np.uint8] = np.maximum(
+        np.minimum(high[:, 0::2], high[:, 1::2]), np.maximum(low[:, 0::2], low[:, 1::2])
+    )
     present = np.flatnonzero(np.bincount(third.ravel(), minlength=256)[1:]) + 1
     numbers = np.zeros(256, dtype=np.uint8)
     numbers[present] = np.arange(1, len(present) + 1)
@@ -184,7 +186,8 @@ def _photograph(picture: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt
     angle, slope = rng.uniform(0, 2 * math.pi), rng.uniform(0.0, 0.22)
     across = np.linspace(-1, 1, width, dtype=np.float32)[np.newaxis] * np.float32(math.cos(angle) * slope)
     down = np.linspace(-1, 1, height, dtype=np.float32)[:, np.newaxis] * np.float32(math.sin(angle) * slope)
-    cast = np.clip(rng.normal(1.0, 0.05, 3), 0.85, 1.15).astype(np.float32) * np.float32(rng.uniform(0.85, 1.15))
+    warmth, green = rng.normal(0.0, 0.04), rng.normal(0.0, 0.015)
+    cast = np.array([1 + warmth, 1 + green, 1 - warmth], dtype=np.float32) * np.float32(rng.uniform(0.95, 1.3))
     light = (1.0 + across + down)[..., np.newaxis] * cast
     contrast, middle = np.float32(rng.uniform(0.85, 1.15)), np.float32(120.0)
     seen = (picture * light - middle) * contrast + middle

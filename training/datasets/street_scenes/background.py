@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from training.datasets.street_scenes.layer import Colour, Layer, jittered, mixed, noise, shaded
+from training.datasets.street_scenes.layer import THING, Colour, Layer, jittered, mixed, noise, shaded
 from training.datasets.street_scenes.view import View
 
 SKIES: tuple[tuple[Colour, Colour], ...] = (
@@ -16,9 +16,10 @@ WALLS: tuple[Colour, ...] = (
     (176, 164, 146), (150, 96, 74), (128, 76, 62), (196, 186, 168), (120, 118, 114), (164, 160, 156), (208, 202, 190),
     (92, 88, 86), (168, 140, 112), (136, 142, 148), (186, 150, 120), (222, 216, 206),
 )  # fmt: skip
-GREENS: tuple[Colour, ...] = ((52, 84, 38), (70, 104, 48), (88, 118, 56), (40, 66, 36), (104, 126, 62), (120, 116, 52))
+GREENS: tuple[Colour, ...] = ((52, 84, 38), (70, 104, 48), (88, 118, 56), (40, 66, 36), (84, 108, 66), (98, 120, 60))
 PAVINGS: tuple[Colour, ...] = (
-    (150, 146, 140), (128, 126, 124), (176, 168, 156), (160, 142, 126), (110, 110, 112), (186, 182, 176), (146, 120, 104),
+    (150, 146, 140), (128, 126, 124), (176, 168, 156), (160, 142, 126), (110, 110, 112), (186, 182, 176),
+    (146, 120, 104),
 )  # fmt: skip
 ROADS: tuple[Colour, ...] = ((84, 84, 86), (104, 104, 104), (70, 72, 76), (124, 122, 118))
 LAWNS: tuple[Colour, ...] = ((92, 118, 54), (74, 102, 48), (112, 126, 66), (128, 122, 76))
@@ -40,11 +41,14 @@ def sky(layer: Layer, rng: np.random.Generator, view: View) -> None:
     high, low = (np.array(jittered(rng, colour, 6), dtype=np.float32) for colour in SKIES[rng.integers(len(SKIES))])
     rows = max(2, int(view.horizon) + 2)
     share = np.linspace(0, 1, rows, dtype=np.float32)[:, np.newaxis]
-    column = high + (low - high) * share
-    layer.picture[:rows] = column[:, np.newaxis].astype(np.uint8)
+    column = (high + (low - high) * share).astype(np.uint8)[:, np.newaxis]
+    layer.picture[:rows] = cv2.resize(column, (layer.width, rows))
     if rng.random() < 0.5:
-        cloud = np.clip(noise(rng, rows, layer.width, 2.0, smooth=True), 0, 1.5) * 40
+        cloud = np.clip(noise(rng, rows, layer.width, 2.0, "smooth"), 0, 1.5) * 40
         layer.picture[:rows] = cv2.add(layer.picture[:rows], cv2.merge([cloud.astype(np.uint8)] * 3))
+    # What can be seen between the backdrop and the horizon is far away and hazy.
+    haze = mixed(jittered(rng, PAVINGS[rng.integers(len(PAVINGS))]), (190, 196, 200), 0.35)
+    layer.box(0, rows, layer.width, layer.height, haze)
 
 
 def foliage(layer: Layer, rng: np.random.Generator, box: tuple[int, int, int, int], *, ragged: float = 0.8) -> None:
@@ -64,15 +68,12 @@ def foliage(layer: Layer, rng: np.random.Generator, box: tuple[int, int, int, in
     v = (np.arange(y0, y1, dtype=np.float32)[:, np.newaxis] - (top + bottom) / 2) / ((bottom - top) / 2)
     u = (np.arange(x0, x1, dtype=np.float32)[np.newaxis] - (left + right) / 2) / ((right - left) / 2)
     power = 2.2 if ragged > 0.5 else 8.0
-    coarse = noise(rng, height, width)
-    leaves = cv2.resize(noise(rng, max(2, height // 2), max(2, width // 2)), (width, height))
-    inside = (1.0 - np.abs(u) ** power - np.abs(v) ** power + ragged * 0.22 * (coarse + leaves) > 0.08 * ragged).astype(
-        np.uint8
-    )
-    base = np.array(jittered(rng, GREENS[rng.integers(len(GREENS))], 8), dtype=np.float32)
-    light = 1.0 + 0.24 * leaves + 0.14 * coarse - 0.22 * v
-    fine = (rng.integers(-22, 22, (height, width))).astype(np.float32)
-    colours: Any = base * np.clip(light, 0.25, 2.0)[..., np.newaxis] + fine[..., np.newaxis]
+    coarse, leaves = noise(rng, height, width), noise(rng, height, width, 1.0, "clumps")
+    edge = ragged * 0.2 * (coarse + leaves)
+    inside = (np.abs(u) ** power + np.abs(v) ** power < 1.0 - 0.08 * ragged + edge).astype(np.uint8)
+    base = np.array(jittered(rng, GREENS[rng.integers(len(GREENS))], 8), dtype=np.float32) * rng.uniform(0.9, 1.35)
+    light = np.clip(1.0 + 0.3 * leaves + 0.18 * coarse - 0.25 * v, 0.2, 2.2)
+    colours: Any = np.stack([light * channel for channel in base], axis=-1)
     cv2.copyTo(np.clip(colours, 0, 255).astype(np.uint8), inside, layer.picture[y0:y1, x0:x1])
     cv2.copyTo(np.zeros_like(inside), inside, layer.labels[y0:y1, x0:x1])
 
@@ -88,7 +89,7 @@ def facade(rng: np.random.Generator, height: int, width: int, metre: float) -> L
     """
     layer = Layer(height, width)
     wall = jittered(rng, WALLS[rng.integers(len(WALLS))])
-    layer.picture[:] = wall
+    layer.box(0, 0, width, height, wall)
     roughen(layer, rng, 0, height, 6.0)
     if rng.random() < 0.35 and metre > 12:
         for y in np.arange(0.0, height, max(4.0, 0.25 * metre)):
@@ -100,8 +101,8 @@ def facade(rng: np.random.Generator, height: int, width: int, metre: float) -> L
     ground = rng.uniform(3.2, 4.4) * metre
     thick = max(1, round(0.07 * metre))
     sills = rng.random() < 0.5
-    for bottom in np.arange(height - ground - 0.2 * floor, 0, -floor):
-        for left in np.arange(-rng.random() * pitch, width, pitch):
+    for bottom in np.arange(height - ground - 0.2 * floor, 0, -floor).tolist():
+        for left in np.arange(-rng.random() * pitch, width, pitch).tolist():
             top = bottom - high
             layer.box(left - thick, top - thick, left + wide + thick, bottom + thick, frame)
             pane = mixed(glass, (212, 220, 228), 0.5 * rng.random() ** 3)
@@ -120,7 +121,7 @@ def _ground_floor(layer: Layer, rng: np.random.Generator, ground: float, metre: 
     if rng.random() < 0.3:
         layer.box(0, foot - 0.8 * metre, layer.width, foot, shaded(wall, 0.7))
         return
-    x = -rng.uniform(0, 3) * metre
+    x: float = -rng.uniform(0, 3) * metre
     while x < layer.width:
         span = rng.uniform(2.5, 6.0) * metre
         shop = jittered(rng, SHOPS[rng.integers(len(SHOPS))], 15)
@@ -172,14 +173,14 @@ def backdrop(layer: Layer, rng: np.random.Generator, view: View, metre: float) -
             wide, high = int(rng.uniform(7, 20) * metre), int(rng.uniform(5, 17) * metre)
             wide, high = max(24, wide), max(24, min(high, foot + int(3 * metre)))
             house = facade(rng, high, wide, metre)
-            house.labels[:] = 1
+            house.labels[:] = THING
             layer.paste(house, x, foot - high, 0)
             x += wide + (int(rng.uniform(0, 4) * metre) if kind == "mixed" else 0)
     if kind != "houses":
         for _ in range(int(rng.integers(5, 11))):
-            wide, high = rng.uniform(3, 8) * metre, rng.uniform(3, 8) * metre
-            x, y = rng.uniform(-0.1, 1.1) * layer.width, foot - rng.uniform(0.3, 0.9) * high
-            foliage(layer, rng, (int(x - wide / 2), int(y - high / 2), int(x + wide / 2), int(y + high / 2)))
+            across, up = rng.uniform(1.5, 4) * metre, rng.uniform(1.5, 4) * metre
+            u, v = rng.uniform(-0.1, 1.1) * layer.width, foot - rng.uniform(0.6, 1.8) * up
+            foliage(layer, rng, (int(u - across), int(v - up), int(u + across), int(v + up)))
     if kind == "park" or rng.random() < 0.3:
         hedge = int(rng.uniform(0.5, 1.7) * metre)
         foliage(layer, rng, (-20, foot - hedge, layer.width + 20, foot + hedge // 4), ragged=0.3)
@@ -217,7 +218,7 @@ def ground(layer: Layer, rng: np.random.Generator, view: View, metre: float) -> 
     far, near = view.focal / metre, view.nearest * 0.9
     top = int(view.row(metre))
     paving = jittered(rng, PAVINGS[rng.integers(len(PAVINGS))], 8)
-    layer.picture[max(0, top) :] = paving
+    layer.box(0, top, layer.width, layer.height, paving)
     kind = rng.choice(["pavement", "road_behind", "crossing", "lawn_behind"], p=[0.35, 0.3, 0.2, 0.15])
     if kind != "crossing":
         _tiles(layer, rng, view, near, far, paving)
@@ -237,9 +238,6 @@ def ground(layer: Layer, rng: np.random.Generator, view: View, metre: float) -> 
         _band(layer, view, near * 0.8, far, jittered(rng, ROADS[rng.integers(len(ROADS))], 8))
         _stripes(layer, rng, view, near)
     roughen(layer, rng, top, layer.height, rng.uniform(3, 9), 2.5)
-    gradient = np.linspace(rng.uniform(0.85, 1.15), rng.uniform(0.85, 1.15), max(1, layer.height - max(0, top)))
-    rows = layer.picture[max(0, top) :]
-    rows[:] = np.clip(rows * gradient[:, np.newaxis, np.newaxis].astype(np.float32), 0, 255).astype(np.uint8)
 
 
 def _band(layer: Layer, view: View, near: float, far: float, colour: Colour) -> None:

@@ -1,7 +1,7 @@
 """Draws a pedestrian as a sprite.
 
-A figure is built in its own units: x to the right and y upwards, in statures, the ground at y = 0. Proportions follow the
-usual eight-heads canon of figure drawing (chin 0.86, shoulders 0.815, hips 0.52, knees 0.28, ankles 0.04).
+A figure is built in its own units: x to the right and y upwards, in statures, the ground at y = 0. Proportions follow
+the usual eight-heads canon of figure drawing (chin 0.86, shoulders 0.815, hips 0.52, knees 0.28, ankles 0.04).
 """
 
 from collections.abc import Iterable, Sequence
@@ -208,7 +208,7 @@ class Figure:
             upper, lower = 0.4, 2.3
         else:
             upper, lower = angles[pose]
-        if side_on or abs(self._side) > 0.3 and pose == "swing":
+        if side_on or (abs(self._side) > 0.3 and pose == "swing"):
             direction = look.facing * max(look.turn, 0.4)
             elbow = (x + direction * UPPER_ARM * np.sin(upper), 0.795 - UPPER_ARM * np.cos(upper))
             hand = (elbow[0] + direction * FOREARM * np.sin(lower), elbow[1] - FOREARM * np.cos(lower))
@@ -297,14 +297,21 @@ class Figure:
         rim = [(x + across * 1.1 * np.cos(a), y + up * 1.08 * np.sin(a)) for a in turn]
         fringe = up * (0.4 + 0.2 * self._rng.random())
         if look.turn > 0.4:
-            back, front = x - look.facing * across * 1.08, x + look.facing * across * 0.8
-            low = y - up * (0.95 if look.hair == "long" else 0.35)
-            edge = [(x - look.facing * across * 0.25, low), (x - look.facing * across * 0.1, y + fringe * 0.3)]
-            start, end = (rim, edge) if look.facing < 0 else (rim[::-1], edge)
-            points = [*start, (back, y), (back + look.facing * across * 0.1, low), *end, (front, y + fringe)]
+            long = look.hair == "long"
+            arc = np.linspace(0.22 * np.pi, 1.12 * np.pi, 14)
+            over = [(1.08 * np.cos(a), 1.08 * np.sin(a)) for a in arc]
+            nape = [(-1.1, -1.5), (-0.3, -1.5)] if long else [(-0.82, -0.55)]
+            face = [(-0.12, -0.2), (-0.02, 0.25), (0.5, 0.4)]
+            points = [(x + look.facing * across * u, y + up * v) for u, v in (*over, *nape, *face)]
         else:
-            points = [*rim, (x - across, y + fringe * 0.2), (x - across * 0.6, y + fringe), (x + across * 0.7, y + fringe),
-                      (x + across, y + fringe * 0.2)]  # fmt: skip
+            temple, brow = y + fringe * 0.2, y + fringe
+            points = [
+                *rim,
+                (x - across, temple),
+                (x - across * 0.6, brow),
+                (x + across * 0.7, brow),
+                (x + across, temple),
+            ]
         self._layer.polygon(self._path(points), look.hair_colour, PERSON)
 
     def _face(self, x: float, y: float, across: float, up: float) -> None:
@@ -314,9 +321,9 @@ class Figure:
         for sign in (-1, 1):
             spot = x + shift + sign * across * 0.4 * (1 - 0.6 * look.turn)
             if abs(spot - x) < across * 0.95:
-                wide = 0.3 if look.glasses else 0.14
+                wide = 0.26 if look.glasses else 0.12
                 colour = (20, 20, 22) if look.glasses else mixed(dark, (30, 24, 22), 0.5)
-                self._oval(spot, y + up * 0.05, across * wide, up * (0.16 if look.glasses else 0.07), colour)
+                self._oval(spot, y + up * 0.05, across * wide, up * (0.11 if look.glasses else 0.06), colour)
         mouth = [
             self._at(x + shift * 1.1 - across * 0.25, y - up * 0.5),
             self._at(x + shift * 1.1 + across * 0.25, y - up * 0.5),

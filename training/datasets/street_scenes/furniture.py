@@ -33,8 +33,10 @@ def car(layer: Layer, rng: np.random.Generator, x: float, y: float, metre: float
         return [(x + flip * (u - 0.5) * length * metre, y - v * metre) for u, v in points]
 
     layer.polygon(at([(0.02, 0.06), (0.98, 0.06), (0.96, 0.2), (0.04, 0.2)]), (22, 22, 24))
-    body = [(0.0, 0.25), (0.01, 0.62), (0.05, 0.74), (0.24, 0.86), (0.36, high - 0.04), (0.42, high), (tail - 0.1, high),
-            (tail, high - 0.06), (min(0.98, tail + 0.1), 0.92), (0.985, 0.85), (1.0, 0.5), (0.99, 0.22)]  # fmt: skip
+    body = [
+        (0.0, 0.25), (0.01, 0.62), (0.05, 0.74), (0.24, 0.86), (0.36, high - 0.04), (0.42, high), (tail - 0.1, high),
+        (tail, high - 0.06), (min(0.98, tail + 0.1), 0.92), (0.985, 0.85), (1.0, 0.5), (0.99, 0.22),
+    ]  # fmt: skip
     layer.polygon(at(body), paint)
     layer.polygon(at([(0.0, 0.25), (0.005, 0.46), (1.0, 0.46), (0.99, 0.22)]), shaded(paint, 0.78))
     glass = mixed((36, 42, 50), (150, 166, 180), 0.4 * rng.random())
@@ -57,7 +59,7 @@ def tree(layer: Layer, rng: np.random.Generator, x: float, y: float, metre: floa
     """A tree with its crown."""
     high, thick = rng.uniform(2.2, 4.5) * metre, rng.uniform(0.1, 0.26) * metre
     bark = jittered(rng, (82, 68, 54), 12)
-    lean = rng.normal(0, 0.06) * high
+    lean = rng.normal(0, 0.03) * high
     trunk = [(x - thick, y), (x + thick, y), (x + lean + thick * 0.7, y - high), (x + lean - thick * 0.7, y - high)]
     layer.polygon(trunk, bark)
     dark = [

@@ -6,7 +6,7 @@ picture and gives each pixel to whoever holds most of it (see `training.datasets
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -25,15 +25,22 @@ THING = 1
 PERSON = 2
 """Label of a pixel of a sprite that belongs to its person."""
 
+NoiseKind = Literal["mixed", "smooth", "clumps"]
+
+_NOISE_KINDS: tuple[NoiseKind, ...] = ("mixed", "smooth", "clumps")
 _NEUTRAL = 128
 _NOISE_SIDE = 1024
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 24)), np.sin(np.linspace(0, 2 * np.pi, 24))], axis=1)
 
 
+def _colour(red: float, green: float, blue: float) -> Colour:
+    return min(255, max(0, int(red))), min(255, max(0, int(green))), min(255, max(0, int(blue)))
+
+
 def shaded(colour: Colour, factor: float) -> Colour:
     """Darken (factor below 1) or lighten a colour."""
-    red, green, blue = (int(min(255, max(0, value * factor))) for value in colour)
-    return red, green, blue
+    red, green, blue = colour
+    return _colour(red * factor, green * factor, blue * factor)
 
 
 def mixed(first: Colour, second: Colour, share: float) -> Colour:
@@ -43,30 +50,33 @@ def mixed(first: Colour, second: Colour, share: float) -> Colour:
 
 
 def jittered(rng: np.random.Generator, colour: Colour, spread: float = 12.0) -> Colour:
-    """A colour near `colour`: each channel off by a normal deviate of `spread`."""
-    red, green, blue = (int(np.clip(value + spread * rng.standard_normal(), 0, 255)) for value in colour)
-    return red, green, blue
+    """A colour near `colour`: brightness off by a normal deviate of `spread`, each channel by another of a third."""
+    common, *own = rng.standard_normal(4) * (spread, spread / 3, spread / 3, spread / 3)
+    red, green, blue = (value + common + change for value, change in zip(colour, own, strict=True))
+    return _colour(red, green, blue)
 
 
 @lru_cache(maxsize=1)
 def _noise_bank() -> npt.NDArray[np.float32]:
-    """float32 [2, 1024, 1024] of unit variance: rough noise of many sizes, and smooth noise."""
+    """float32 [3, 1024, 1024] of unit variance: noise of many sizes, smooth noise, and clumps of 2 to 16 pixels."""
     rng = np.random.default_rng(5)
-    bank = np.zeros((2, _NOISE_SIDE, _NOISE_SIDE), dtype=np.float32)
+    bank = np.zeros((3, _NOISE_SIDE, _NOISE_SIDE), dtype=np.float32)
     for exponent in range(10):
         coarse = rng.standard_normal((_NOISE_SIDE >> exponent, _NOISE_SIDE >> exponent)).astype(np.float32)
         wave = cv2.resize(coarse, (_NOISE_SIDE, _NOISE_SIDE), interpolation=cv2.INTER_CUBIC)
         bank[0] += wave * 1.35**exponent
         if exponent >= 4:
             bank[1] += wave * 1.6**exponent
+        if 1 <= exponent <= 4:
+            bank[2] += wave
     bank -= bank.mean(axis=(1, 2), keepdims=True)
     bank /= bank.std(axis=(1, 2), keepdims=True)
     return bank
 
 
-def noise(rng: np.random.Generator, height: int, width: int, stretch: float = 1.0, smooth: bool = False) -> Any:
+def noise(rng: np.random.Generator, height: int, width: int, stretch: float = 1.0, kind: NoiseKind = "mixed") -> Any:
     """A piece of noise, float32 [height, width], about normal with unit variance; `stretch` widens its grains."""
-    tile = _noise_bank()[int(smooth)]
+    tile = _noise_bank()[_NOISE_KINDS.index(kind)]
     rows, columns = min(height, _NOISE_SIDE), min(max(2, int(width / stretch)), _NOISE_SIDE)
     top = int(rng.integers(0, _NOISE_SIDE - rows + 1))
     left = int(rng.integers(0, _NOISE_SIDE - columns + 1))
@@ -101,12 +111,12 @@ class Layer:
     @property
     def height(self) -> int:
         """Rows."""
-        return self.picture.shape[0]
+        return int(self.picture.shape[0])
 
     @property
     def width(self) -> int:
         """Columns."""
-        return self.picture.shape[1]
+        return int(self.picture.shape[1])
 
     def polygon(self, points: Sequence[Point] | npt.NDArray[Any], colour: Colour, label: int = 0) -> None:
         """Fill a polygon."""

@@ -30,8 +30,8 @@ CLOTHES: tuple[Colour, ...] = (
     (222, 140, 160), (150, 70, 120), (98, 72, 140), (30, 130, 140),
 )  # fmt: skip
 LEGWEAR: tuple[Colour, ...] = (
-    (26, 26, 30), (36, 38, 44), (30, 38, 66), (44, 58, 94), (68, 88, 128), (112, 134, 166), (78, 78, 80), (126, 120, 110),
-    (172, 156, 126), (206, 196, 176), (228, 226, 222), (78, 70, 52), (96, 60, 50),
+    (26, 26, 30), (36, 38, 44), (30, 38, 66), (44, 58, 94), (68, 88, 128), (112, 134, 166), (78, 78, 80),
+    (126, 120, 110),    (172, 156, 126), (206, 196, 176), (228, 226, 222), (78, 70, 52), (96, 60, 50),
 )  # fmt: skip
 SHOES: tuple[Colour, ...] = ((24, 22, 22), (58, 42, 32), (226, 226, 226), (120, 120, 122), (150, 52, 48), (60, 80, 130))
 
@@ -120,12 +120,14 @@ def draw_look(rng: np.random.Generator, *, rainy: bool = False) -> Look:
     child = rng.random() < 0.07
     walking = rng.random() < 0.68
     turn = _pick(rng, (0.0, 0.35, 0.7, 1.0), (4, 2, 2, 4)) if walking else _pick(rng, (0.0, 0.4, 1.0), (6, 2, 2))
-    still: tuple[Arm, ...] = ("hang", "pocket", "phone", "hip", "carry", "raised")
     if walking:
-        arms = tuple(_pick(rng, ("swing", "phone", "pocket", "carry"), (10, 1, 1, 1)) for _ in range(2))
+        moving: tuple[Arm, ...] = ("swing", "phone", "pocket", "carry")
+        arms = _pick(rng, moving, (10, 1, 1, 1)), _pick(rng, moving, (10, 1, 1, 1))
     else:
-        arms = tuple(_pick(rng, still, (6, 2, 1.5, 1, 1, 0.4)) for _ in range(2))
-    bottom = _pick(rng, ("trousers", "shorts", "skirt", "dress"), (70, 14, 9, 7))
+        still: tuple[Arm, ...] = ("hang", "pocket", "phone", "hip", "carry", "raised")
+        arms = _pick(rng, still, (6, 2, 1.5, 1, 1, 0.4)), _pick(rng, still, (6, 2, 1.5, 1, 1, 0.4))
+    bottoms: tuple[Bottom, ...] = ("trousers", "shorts", "skirt", "dress")
+    bottom = _pick(rng, bottoms, (70, 14, 9, 7))
     coat = bottom != "dress" and rng.random() < 0.22
     long_sleeves = coat or rng.random() < 0.5
     top_colour = jittered(rng, _pick(rng, CLOTHES))
@@ -140,7 +142,7 @@ def draw_look(rng: np.random.Generator, *, rainy: bool = False) -> Look:
         back=rng.random() < 0.45,
         stride=rng.uniform(0.15, 0.5) if walking else rng.uniform(0.0, 0.1),
         bend=rng.uniform(0.1, 0.7) if walking else rng.uniform(0.0, 0.08),
-        arms=(arms[0], arms[1]),
+        arms=arms,
         skin=jittered(rng, _pick(rng, SKINS, (3, 4, 4, 3, 2, 2, 1)), 6),
         hair=_pick(rng, ("short", "long", "bun", "bald"), (11, 6, 2, 1)),
         hair_colour=jittered(rng, _pick(rng, HAIRS, (6, 5, 5, 3, 1.5, 1, 0.7, 1.2, 0.8)), 6),

@@ -21,6 +21,7 @@ class View:
         camera: Height of the camera c in metres.
         focal: Focal length f in pixels.
         sun: Where the light comes from, -1 left to 1 right.
+        subject: Pixels a metre where the nearest pedestrian stands.
     """
 
     height: int
@@ -30,6 +31,7 @@ class View:
     camera: float
     focal: float
     sun: float
+    subject: float
 
     def ground(self, x: float, depth: float) -> Point:
         """Where a point of the ground is seen."""
@@ -50,13 +52,21 @@ class View:
 
 
 def draw_view(rng: np.random.Generator, height: int, width: int) -> View:
-    """Draw a camera for a layer of `height` x `width`."""
+    """Draw a camera for a layer of `height` x `width`.
+
+    Most pictures of pedestrians are taken so that the nearest one nearly fills the height with both feet in view; the
+    camera's height follows from where those feet and the horizon are seen.
+    """
+    horizon = height * rng.uniform(0.18, 0.42)
+    feet = height * (rng.uniform(0.84, 0.99) if rng.random() < 0.8 else rng.uniform(0.99, 1.2))
+    subject = height * rng.uniform(0.48, 0.9) / 1.72
     return View(
         height=height,
         width=width,
-        horizon=height * rng.uniform(0.22, 0.46),
+        horizon=horizon,
         vanishing=width * rng.uniform(0.1, 0.9),
-        camera=rng.uniform(1.35, 2.3),
+        camera=max(1.0, (feet - horizon) / subject),
         focal=width * rng.uniform(0.9, 1.5),
         sun=float(rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 1.0)),
+        subject=subject,
     )
