@@ -1,0 +1,334 @@
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.batcher import DynamicBatcher
+from serving.call import Call
+from serving.errors import (
+    CancelledError,
+    DeadlineError,
+    InferenceError,
+    InvalidInputError,
+    OverloadedError,
+    UnavailableError,
+)
+
+Array = np.ndarray[Any, Any]
+
+
+class Model:
+    """Answers each row with its double; holds every run until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.runs: list[Array] = []
+        self.outputs: list[tuple[str, ...]] = []
+        self.threads: set[int] = set()
+        self.started = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
+        self.runs.append(inputs["x"])
+        self.outputs.append(outputs)
+        self.threads.add(threading.get_ident())
+        self.started.release()
+        assert self.gate.wait(10)
+        return [inputs["x"] * 2 for _ in outputs]
+
+    def hold(self) -> None:
+        self.gate.clear()
+
+    def go_on(self) -> None:
+        self.gate.set()
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def make(model: Model) -> Iterator[Callable[..., DynamicBatcher]]:
+    made: list[DynamicBatcher] = []
+
+    def make_one(**changes: Any) -> DynamicBatcher:
+        options: dict[str, Any] = {"max_batch_size": 8, "max_queue_size": 4, "caller_runs": False}
+        batcher = DynamicBatcher(model.run, name="m/1", on_batch=lambda _: None, **(options | changes))
+        batcher.start()
+        made.append(batcher)
+        return batcher
+
+    yield make_one
+    model.go_on()
+    for each in made:
+        each.close()
+
+
+def rows(*values: float) -> dict[str, Array]:
+    return {"x": np.array(values, np.float32).reshape(-1, 1)}
+
+
+def busy(batcher: DynamicBatcher, model: Model) -> Any:
+    """Occupies the model with one row; what is submitted next waits."""
+    model.hold()
+    ticket = batcher.submit(rows(-1), ("y",), Call())
+    assert model.started.acquire(timeout=5)
+    return ticket
+
+
+def test_what_waits_is_joined_in_one_run(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make()
+    busy(batcher, model)
+    tickets = [batcher.submit(rows(*values), ("y",), Call()) for values in ([1], [2, 3], [4])]
+    model.go_on()
+    answers = [ticket.result() for ticket in tickets]
+    assert [answer.outputs["y"].ravel().tolist() for answer in answers] == [[2], [4, 6], [8]]
+    assert [answer.batch_rows for answer in answers] == [4, 4, 4]
+    assert len(model.runs) == 2
+
+
+def test_a_run_never_holds_more_than_the_maximum(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make(max_batch_size=4)
+    busy(batcher, model)
+    tickets = [batcher.submit(rows(*[1] * count), ("y",), Call()) for count in (3, 2, 2, 4)]
+    model.go_on()
+    for ticket in tickets:
+        ticket.result()
+    assert [len(run) for run in model.runs] == [1, 3, 4, 4]
+
+
+def test_a_request_above_the_maximum_is_refused(make: Callable[..., DynamicBatcher]) -> None:
+    for batcher in (make(max_batch_size=4), make(max_batch_size=4, caller_runs=True)):
+        with pytest.raises(InvalidInputError, match=r"m/1 takes at most 4 rows in one request\. Received: 5"):
+            batcher.infer(rows(1, 2, 3, 4, 5), ("y",), Call())
+
+
+def test_unequal_shapes_and_outputs_do_not_join(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make()
+    busy(batcher, model)
+    narrow, wide = rows(1), {"x": np.ones((1, 2), np.float32)}
+    tickets = [
+        batcher.submit(narrow, ("y",), Call()),
+        batcher.submit(wide, ("y",), Call()),
+        batcher.submit(narrow, ("z",), Call()),
+        batcher.submit(narrow, ("y",), Call()),
+    ]
+    model.go_on()
+    for ticket in tickets:
+        ticket.result()
+    assert [(run.shape, names) for run, names in zip(model.runs[1:], model.outputs[1:], strict=True)] == [
+        ((2, 1), ("y",)),
+        ((1, 2), ("y",)),
+        ((1, 1), ("z",)),
+    ]
+
+
+def test_a_full_queue_refuses_at_once(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make(max_queue_size=2)
+    busy(batcher, model)
+    for _ in range(2):
+        batcher.submit(rows(1), ("y",), Call())
+    started = time.monotonic()
+    with pytest.raises(OverloadedError, match=r"the queue of m/1 is full \(2 requests wait\)"):
+        batcher.submit(rows(1), ("y",), Call())
+    assert time.monotonic() - started < 0.005
+    assert batcher.depth == 2
+
+
+def test_a_deadline_is_answered_while_the_model_is_busy(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make(max_queue_size=1)
+    busy(batcher, model)
+    ticket = batcher.submit(rows(5), ("y",), Call(time.monotonic() + 0.05))
+    with pytest.raises(DeadlineError):
+        ticket.result()
+    # Its slot is free while the model is still held, and it never reaches the model.
+    behind = batcher.submit(rows(6), ("y",), Call())
+    model.go_on()
+    behind.result()
+    assert [run.ravel().tolist() for run in model.runs] == [[-1], [6]]
+
+
+def test_expired_work_never_reaches_the_model(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make()
+    busy(batcher, model)
+    expired = batcher.submit(rows(5), ("y",), Call(time.monotonic() + 0.01))
+    alive = batcher.submit(rows(6), ("y",), Call())
+    time.sleep(0.02)
+    model.go_on()
+    assert alive.result().outputs["y"].tolist() == [[12]]
+    with pytest.raises(DeadlineError):
+        expired.result()
+    assert [run.ravel().tolist() for run in model.runs] == [[-1], [6]]
+
+
+def test_cancelling_frees_the_slot_and_wakes_the_caller(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make(max_queue_size=1)
+    busy(batcher, model)
+    call = Call()
+    ticket = batcher.submit(rows(5), ("y",), call)
+    threading.Timer(0.02, call.cancel).start()
+    with pytest.raises(CancelledError):
+        ticket.result()
+    assert batcher.depth == 0
+
+
+def test_cancelling_one_leaves_its_mates_unharmed(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    """Cancelled while their common run is under way: where another server's batch hangs."""
+    batcher = make()
+    busy(batcher, model)
+    calls = [Call() for _ in range(3)]
+    tickets = [batcher.submit(rows(value), ("y",), call) for value, call in enumerate(calls)]
+    model.go_on()
+    model.gate.clear()
+    assert model.started.acquire(timeout=5)
+    calls[0].cancel()
+    model.go_on()
+    assert [ticket.result().outputs["y"].item() for ticket in tickets[1:]] == [2, 4]
+    with pytest.raises(CancelledError):
+        tickets[0].result()
+
+
+def test_a_call_cancelled_before_it_is_submitted_does_not_run(
+    make: Callable[..., DynamicBatcher], model: Model
+) -> None:
+    call = Call()
+    call.cancel()
+    for batcher in (make(), make(caller_runs=True)):
+        with pytest.raises(CancelledError):
+            batcher.infer(rows(1), ("y",), call)
+    time.sleep(0.01)
+    assert model.runs == []
+
+
+@pytest.mark.parametrize("caller_runs", [False, True])
+def test_a_failed_run_fails_its_callers_and_no_others(caller_runs: bool) -> None:
+    def run(inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
+        if (inputs["x"] < 0).any():
+            raise ArithmeticError("negative")
+        return [inputs["x"] for _ in outputs]
+
+    batcher = DynamicBatcher(
+        run, name="m/1", max_batch_size=4, max_queue_size=4, caller_runs=caller_runs, on_batch=lambda _: None
+    )
+    batcher.start()
+    with pytest.raises(InferenceError, match="the run of m/1 failed") as caught:
+        batcher.infer(rows(-1), ("y",), Call())
+    assert isinstance(caught.value.__cause__, ArithmeticError)
+    assert batcher.infer(rows(1), ("y",), Call()).outputs["y"].item() == 1
+    batcher.close()
+
+
+def test_a_model_that_loses_rows_is_caught() -> None:
+    batcher = DynamicBatcher(
+        lambda inputs, _: [inputs["x"][:1]],
+        name="m/1",
+        max_batch_size=4,
+        max_queue_size=4,
+        caller_runs=False,
+        on_batch=lambda _: None,
+    )
+    batcher.start()
+    with pytest.raises(InferenceError) as caught:
+        batcher.infer(rows(1, 2), ("y",), Call())
+    assert "output 'y' has 1 rows where 2 went in" in str(caught.value.__cause__)
+    batcher.close()
+
+
+def test_all_runs_come_from_one_thread(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make(max_queue_size=100)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda value: batcher.infer(rows(value), ("y",), Call()), range(50)))
+    assert len(model.threads) == 1
+    assert threading.get_ident() not in model.threads
+
+
+def test_an_idle_model_runs_on_its_caller_where_allowed(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    answer = make(caller_runs=True).infer(rows(1), ("y",), Call())
+    assert model.threads == {threading.get_ident()}
+    assert answer.queue_seconds == 0
+
+
+def test_closing_runs_what_waits_and_refuses_the_rest(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make()
+    first = busy(batcher, model)
+    waiting = batcher.submit(rows(3), ("y",), Call())
+    threading.Timer(0.02, model.go_on).start()
+    batcher.close()
+    assert [first.result().outputs["y"].item(), waiting.result().outputs["y"].item()] == [-2, 6]
+    with pytest.raises(UnavailableError, match="m/1 is shutting down"):
+        batcher.submit(rows(1), ("y",), Call())
+
+
+def test_closing_gives_up_after_its_time(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make()
+    busy(batcher, model)
+    waiting = batcher.submit(rows(3), ("y",), Call())
+    batcher.close(timeout=0.02)
+    with pytest.raises(UnavailableError):
+        waiting.result()
+
+
+def test_timings_tell_waiting_from_running(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make()
+    busy(batcher, model)
+    ticket = batcher.submit(rows(3), ("y",), Call())
+    time.sleep(0.03)
+    model.go_on()
+    answer = ticket.result()
+    assert answer.queue_seconds >= 0.03
+    assert answer.inference_seconds < 0.03
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.sampled_from([1, 2]), st.sampled_from(["answer", "cancel", "expire"])),
+        min_size=1,
+        max_size=40,
+    ),
+    st.integers(5, 9),
+    st.booleans(),
+)
+def test_rows_go_home(requests: list[tuple[int, int, str]], max_batch_size: int, caller_runs: bool) -> None:
+    """Random sizes, shapes, cancels and deadlines at once: whoever gets an answer gets exactly its own rows."""
+    seen: list[int] = []
+
+    def run(inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
+        seen.append(len(inputs["x"]))
+        return [inputs["x"] + 0.5 for _ in outputs]
+
+    batcher = DynamicBatcher(
+        run,
+        name="m/1",
+        max_batch_size=max_batch_size,
+        max_queue_size=100,
+        caller_runs=caller_runs,
+        on_batch=lambda _: None,
+    )
+    batcher.start()
+
+    def ask(number: int) -> None:
+        count, width, fate = requests[number]
+        own = (number * 1000 + np.arange(count * width, dtype=np.float64)).reshape(count, width)
+        call = Call(time.monotonic() + (0.0005 if fate == "expire" else 30))
+        if fate == "cancel":
+            threading.Timer(0.0005, call.cancel).start()
+        try:
+            answer = batcher.infer({"x": own}, ("y",), call)
+        except (CancelledError, DeadlineError):
+            assert fate != "answer"
+            return
+        np.testing.assert_array_equal(answer.outputs["y"], own + 0.5)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(len(requests))))
+    batcher.close()
+    assert batcher.depth == 0
+    assert max(seen, default=0) <= max_batch_size
