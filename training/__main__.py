@@ -175,6 +175,8 @@ def main() -> None:
         datefmt="%H:%M:%S",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
     )
+    # TensorFlow's checkpoint and export helpers tell their inner timings through absl
+    logging.getLogger("absl").setLevel(logging.WARNING)
     try:
         app()
     except KNOWN_ERRORS as error:

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +19,8 @@ FEATURE_NORM = 10.0
 L2 = 1e-4
 """Strength of the penalty ``L2/2 ‖W‖²`` beside the mean cross-entropy."""
 ITERATIONS = 150
+SPARSE_BELOW = 0.25
+"""Share of entries that are not 0 below which features are handed on as a sparse matrix."""
 
 
 def probe_error(train: Floats, train_labels: Labels, test: Floats, test_labels: Labels) -> float:
@@ -36,8 +39,15 @@ def probe_error(train: Floats, train_labels: Labels, test: Floats, test_labels: 
     model = LogisticRegression(C=1 / (L2 * len(train)), max_iter=ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(train * np.float32(scale), train_labels)
-    return float(np.mean(model.predict(test * np.float32(scale)) != test_labels))
+        model.fit(_features(train, scale), train_labels)
+    return float(np.mean(model.predict(_features(test, scale)) != test_labels))
+
+
+def _features(rows: Floats, scale: float) -> Floats | csr_matrix:
+    scaled = rows * np.float32(scale)
+    # sparse latents are fitted some ten times faster as a sparse matrix, with the same result
+    sparse = np.count_nonzero(scaled) < SPARSE_BELOW * scaled.size
+    return csr_matrix(scaled) if sparse else scaled
 
 
 def pca_codes(train: Floats, test: Floats, components: int, seed: int) -> tuple[Floats, Floats, Floats]:

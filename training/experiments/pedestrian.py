@@ -46,8 +46,8 @@ class PedestrianExperiment(Experiment[PedestrianData]):
     multiple_of: ClassVar[int] = 32
     pad_value: ClassVar[int] = 127
 
-    ask_height: int = 192
-    ask_width: int = 192
+    ask_height: int = 256
+    ask_width: int = 256
     threshold: float = 0.5
 
     def load_data(self, policy: DataPolicy) -> PedestrianData:
@@ -120,22 +120,24 @@ class PedestrianUNet(PedestrianExperiment):
     Attributes:
         train_height: pixels of a training crop.
         train_width: likewise.
+        stem: channels of the strided first convolution.
         widths: channels of each level.
         bottleneck: channels at the lowest resolution.
         dice_weight: weight of the soft Dice loss beside the cross-entropy.
         weight_decay: of AdamW, on kernels only.
     """
 
-    train_height: int = 128
-    train_width: int = 128
-    widths: tuple[int, ...] = (16, 24, 48, 64, 96)
+    train_height: int = 192
+    train_width: int = 192
+    stem: int = 16
+    widths: tuple[int, ...] = (24, 48, 64, 96)
     bottleneck: int = 96
     dice_weight: float = 1.0
     weight_decay: float = 1e-4
 
     def build(self) -> keras.Model:
         """A fresh model."""
-        return unet(self.widths, self.bottleneck, seed=self.seed)
+        return unet(self.stem, self.widths, self.bottleneck, seed=self.seed)
 
     def program(self, model: keras.Model, data: PedestrianData) -> Program:
         """AdamW with cosine decay on cross-entropy and soft Dice."""

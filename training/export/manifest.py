@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from training.export.parity import Parity
 from training.export.servable import Family, Resizing, Tensor
@@ -17,6 +18,7 @@ from training.files import write_json
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
+MODEL = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,10 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """One model version; see the golden file for an example of every field."""
+class Description:
+    """What is known of a model version before its files are written; see the golden file for every field."""
 
     name: str
-    version: int
     family: Family
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -55,19 +56,33 @@ class Manifest:
     default_threshold: float | None
     training: TrainingRecord
     scores: dict[str, float]
-    parity: Parity
-    onnx_sha256: str
     producers: dict[str, str]
-    schema_version: int = SCHEMA_VERSION
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values in the order of the golden file."""
-        values = dataclasses.asdict(self)
-        return {"schema_version": values.pop("schema_version"), **values}
+    def is_of(self, folder: Path) -> bool:
+        """Whether the version in ``folder`` has this description and an undamaged ONNX file."""
+        try:
+            present = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+            intact = present["onnx_sha256"] == sha256_of(folder / MODEL)
+        except (OSError, ValueError, KeyError):
+            return False
+        described = json.loads(json.dumps(dataclasses.asdict(self)))
+        return bool(intact and all(present.get(key) == value for key, value in described.items()))
 
-    def write(self, folder: Path) -> None:
-        """Writes ``folder/manifest.json``."""
-        write_json(folder / FILE_NAME, self.as_json())
+
+def write_manifest(folder: Path, description: Description, version: int, parity: Parity) -> None:
+    """Writes ``folder/manifest.json`` for the ``model.onnx`` in ``folder``."""
+    described = dataclasses.asdict(description)
+    producers = described.pop("producers")
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "name": described.pop("name"),
+        "version": version,
+        **described,
+        "parity": dataclasses.asdict(parity),
+        "onnx_sha256": sha256_of(folder / MODEL),
+        "producers": producers,
+    }
+    write_json(folder / FILE_NAME, manifest)
 
 
 def sha256_of(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import tensorflow as tf
 import tf2onnx
 from numpy.typing import NDArray
 
-from training.export.manifest import FILE_NAME, Manifest, TrainingRecord, sha256_of
+from training.export.manifest import Description, TrainingRecord, write_manifest
 from training.export.onnx import write_onnx
 from training.export.parity import prove_parity
 from training.export.saved_model import write_saved_model
@@ -36,7 +35,7 @@ def export_version(
     """Writes the next version of ``name`` and returns its folder.
 
     Everything is written and checked in a temporary folder beside the others, which is renamed as the last act.
-    Where the newest version already holds the same ONNX file from the same training, it is kept and returned.
+    Where the newest version came from the same training and offers the same, it is kept and returned.
 
     Args:
         servable: the trained model.
@@ -54,42 +53,31 @@ def export_version(
     for leftover in remove_leftovers(folder):
         logger.warning("%s: removed %s, left by an export that was cut", name, leftover)
     versions = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+    description = Description(
+        name=name,
+        family=servable.family,
+        inputs=(servable.input,),
+        outputs=servable.outputs,
+        resizing=servable.resizing,
+        default_threshold=servable.default_threshold,
+        training=training,
+        scores=scores,
+        producers=_producers(),
+    )
+    if versions and description.is_of(folder / str(versions[-1])):
+        logger.info("%s: version %d holds this model already", name, versions[-1])
+        return folder / str(versions[-1])
+
     version = versions[-1] + 1 if versions else 1
     function = servable.function()
     with temporary_folder(folder) as temporary:
         write_saved_model(servable, function, temporary)
         write_onnx(servable, function, temporary / "model.onnx", name=name)
-        manifest = Manifest(
-            name=name,
-            version=version,
-            family=servable.family,
-            inputs=(servable.input,),
-            outputs=servable.outputs,
-            resizing=servable.resizing,
-            default_threshold=servable.default_threshold,
-            training=training,
-            scores=scores,
-            parity=prove_parity(servable, temporary, parity_inputs, name=name),
-            onnx_sha256=sha256_of(temporary / "model.onnx"),
-            producers=_producers(),
-        )
-        if versions and _holds(folder / str(versions[-1]), manifest):
-            logger.info("%s: version %d holds this model already", name, versions[-1])
-            return folder / str(versions[-1])
-        manifest.write(temporary)
+        parity = prove_parity(servable, temporary, parity_inputs, name=name)
+        write_manifest(temporary, description, version, parity)
         publish(temporary, folder / str(version))
-    logger.info("%s: exported version %d, largest difference %.2g", name, version, manifest.parity.largest_difference)
+    logger.info("%s: exported version %d, largest difference %.2g", name, version, parity.largest_difference)
     return folder / str(version)
-
-
-def _holds(folder: Path, manifest: Manifest) -> bool:
-    """Whether ``folder`` differs from ``manifest`` in its version number alone."""
-    try:
-        present = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    expected = json.loads(json.dumps(manifest.as_json()))
-    return bool({**present, "version": None} == {**expected, "version": None})
 
 
 def _producers() -> dict[str, str]:

@@ -1,0 +1,75 @@
+"""Small data and small trained runs, made once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.datasets import digits, streets
+from training.datasets.digits import DigitData
+from training.datasets.pedestrians import PedestrianData
+from training.experiments import EXPERIMENTS
+from training.runs import Run
+
+TINY = {
+    "pedestrian_unet": {
+        "epochs": "2",
+        "stem": "4",
+        "widths": "8,8,8,8",
+        "bottleneck": "8",
+        "train_height": "32",
+        "train_width": "32",
+        "ask_height": "64",
+        "ask_width": "64",
+    },
+    "mnist_k_sparse": {"epochs": "2", "latents": "64", "k": "8", "k_start": "16", "probe_pca": "16"},
+}
+"""Settings with which each experiment trains in a second or two."""
+
+
+@pytest.fixture(scope="session")
+def street_data() -> PedestrianData:
+    return streets.load(seed=0, train=9, test=7)
+
+
+@pytest.fixture(scope="session")
+def digit_data() -> DigitData:
+    whole = digits.load()
+    return dataclasses.replace(
+        whole,
+        train_images=whole.train_images[:300],
+        train_labels=whole.train_labels[:300],
+        test_images=whole.test_images[:100],
+        test_labels=whole.test_labels[:100],
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(
+    tmp_path_factory: pytest.TempPathFactory, street_data: PedestrianData, digit_data: DigitData
+) -> dict[str, Run]:
+    """Every experiment of the registry, trained small."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = {}
+    for name, experiment in EXPERIMENTS.items():
+        data = {"segmentation": street_data, "mnist": digit_data}[experiment.family]
+        runs[name] = Run(experiment.with_preset("quick").with_settings(TINY[name]), data, folder / name)
+        runs[name].train()
+    return runs
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_runs: dict[str, Run]) -> Path:
+    """A model repository with version 1 of every experiment."""
+    models = tmp_path_factory.mktemp("models")
+    for run in tiny_runs.values():
+        run.export(models)
+    return models
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+
+from training.experiments import EXPERIMENTS
+from training.export import version_folder
+from training.export.manifest import sha256_of
+from training.export.parity import ParityError, prove_parity
+from training.export.servable import Servable
+from training.runs import Run
+
+NAMES = list(EXPERIMENTS)
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_the_folder_holds_the_three_forms_side_by_side(tiny_models: Path, name: str) -> None:
+    folder = tiny_models / name / "1"
+    assert {entry.name for entry in folder.iterdir()} >= {"saved_model.pb", "variables", "model.onnx", "manifest.json"}
+    assert [entry.name for entry in folder.parent.iterdir()] == ["1"]
+
+
+def test_tensor_names_types_and_free_axes_are_the_promised_ones(tiny_models: Path, name: str) -> None:
+    manifest = json.loads((tiny_models / name / "1" / "manifest.json").read_text())
+    session = onnxruntime.InferenceSession(tiny_models / name / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    types = {"UINT8": "tensor(uint8)", "FP32": "tensor(float)"}
+    for described, actual in (
+        (manifest["inputs"], session.get_inputs()),
+        (manifest["outputs"], session.get_outputs()),
+    ):
+        assert [(tensor["name"], types[tensor["dtype"]]) for tensor in described] == [
+            (tensor.name, tensor.type) for tensor in actual
+        ]
+        for tensor, value in zip(described, actual, strict=True):
+            assert [-1 if isinstance(size, str) else size for size in value.shape] == tensor["shape"]
+    expected = {
+        "segmentation": ("image", "mask"),
+        "mnist": ("image", "encoding", "reconstruction"),
+    }[manifest["family"]]
+    assert (manifest["inputs"][0]["name"], *(tensor["name"] for tensor in manifest["outputs"])) == expected
+
+
+def test_saved_model_signature_carries_the_same_names(tiny_models: Path, name: str) -> None:
+    manifest = json.loads((tiny_models / name / "1" / "manifest.json").read_text())
+    signature = tf.saved_model.load(str(tiny_models / name / "1")).signatures["serving_default"]
+    assert list(signature.structured_input_signature[1]) == [tensor["name"] for tensor in manifest["inputs"]]
+    assert sorted(signature.structured_outputs) == sorted(tensor["name"] for tensor in manifest["outputs"])
+
+
+def test_manifest_tells_the_truth(tiny_models: Path, tiny_runs: dict[str, Run], name: str) -> None:
+    folder = tiny_models / name / "1"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["name"], manifest["version"]) == (name, 1)
+    assert manifest["onnx_sha256"] == sha256_of(folder / "model.onnx")
+    assert manifest["training"]["data_source"] == "embedded"
+    assert manifest["training"]["preset"] == "quick"
+    assert manifest["scores"] == json.loads((tiny_runs[name].folder / "scores.json").read_text())
+    assert manifest["parity"]["batches"] == [1, 7, 64]
+    assert 0 <= manifest["parity"]["largest_difference"] <= manifest["parity"]["tolerance"] == 1e-5
+
+
+def test_opset_is_18_or_newer_and_transposes_are_at_the_ends_alone(tiny_models: Path, name: str) -> None:
+    model = onnx.load(tiny_models / name / "1" / "model.onnx")
+    assert model.opset_import[0].version >= 18
+    transposes = [node for node in model.graph.node if node.op_type == "Transpose"]
+    # NHWC in, NCHW inside: one on the way in, and at most one out (a single channel needs none)
+    assert len(transposes) <= 2
+
+
+def test_exporting_the_same_training_again_keeps_the_version(tiny_runs: dict[str, Run], tmp_path: Path) -> None:
+    run = tiny_runs["mnist_k_sparse"]
+    assert run.export(tmp_path) == run.export(tmp_path) == tmp_path / "mnist_k_sparse" / "1"
+
+
+def test_another_training_becomes_the_next_version(tiny_runs: dict[str, Run], tmp_path: Path) -> None:
+    run = tiny_runs["mnist_k_sparse"]
+    other = Run(run.experiment.with_settings({"seed": "5"}), run.data, tmp_path / "run")
+    other.train()
+    run.export(tmp_path / "models")
+    assert other.export(tmp_path / "models").name == "2"
+
+
+def biased(run: Run) -> Servable:
+    """A servable whose eager side differs from its graph by 2e-5."""
+    servable = run.experiment.servable(run.model())
+    outputs_of = servable.outputs_of
+
+    def differing(image):
+        drift = 0.0 if tf.inside_function() else 2e-5
+        return {name: value + drift for name, value in outputs_of(image).items()}
+
+    object.__setattr__(servable, "outputs_of", differing)
+    return servable
+
+
+def test_an_export_that_misses_parity_fails_and_leaves_nothing(tiny_runs: dict[str, Run], tmp_path: Path) -> None:
+    run = tiny_runs["mnist_k_sparse"]
+    with pytest.raises(
+        ParityError, match=r"output 'encoding' of Keras and SavedModel must agree within 1e-05 at batch 1"
+    ):
+        version_folder.export_version(
+            biased(run),
+            run.experiment.parity_inputs(run.data),
+            name="mnist_k_sparse",
+            models=tmp_path,
+            training=None,  # type: ignore[arg-type]  # never reached
+            scores={},
+        )
+    assert list((tmp_path / "mnist_k_sparse").iterdir()) == []
+
+
+def test_nan_is_a_difference(tiny_models: Path, tiny_runs: dict[str, Run]) -> None:
+    run = tiny_runs["mnist_k_sparse"]
+    inputs = np.full((1, 784), np.nan, np.float32)
+    with pytest.raises(ParityError, match="nan"):
+        prove_parity(run.experiment.servable(run.model()), tiny_models / "mnist_k_sparse" / "1", inputs, name="x")
+
+
+def test_disk_full_leaves_the_previous_version_whole(
+    tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_runs["mnist_k_sparse"]
+    run.export(tmp_path)
+    # other scores: a new version is due
+    monkeypatch.setattr(Run, "scores", lambda _: {"probe_error": 0.5})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(version_folder, "write_onnx", full)
+    with pytest.raises(OSError, match="No space left"):
+        run.export(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+KILLED = """
+    import os, signal
+    from pathlib import Path
+    from training.export import version_folder
+    from training.runs import Run
+    from training.datasets import digits
+    from training.experiments import EXPERIMENTS
+
+    prove = version_folder.prove_parity
+
+    def killed(*arguments, **options):
+        prove(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    version_folder.prove_parity = killed
+    settings = {settings!r}
+    experiment = EXPERIMENTS["mnist_k_sparse"].with_preset("quick").with_settings(settings)
+    Run(experiment, digits.load(), Path({run!r})).export(Path({models!r}))
+"""
+
+
+def test_kill_during_export_leaves_no_version_and_the_next_export_cleans_up(
+    tiny_runs: dict[str, Run], tmp_path: Path
+) -> None:
+    run = tiny_runs["mnist_k_sparse"]
+    settings = {
+        key: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for key, value in run.experiment.settings().items()
+    }
+    script = textwrap.dedent(KILLED.format(settings=settings, run=str(run.folder), models=str(tmp_path)))
+    child = subprocess.run([sys.executable, "-c", script], env={**os.environ}, capture_output=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    folder = tmp_path / "mnist_k_sparse"
+    assert [entry.name.startswith(".tmp-") for entry in folder.iterdir()] == [True]
+    run.export(tmp_path)
+    assert [entry.name for entry in folder.iterdir()] == ["1"]
