@@ -30,7 +30,7 @@ CONNECT_SECONDS = 4.0
 READ_SECONDS = 20.0
 """Longest silence of a server in the middle of a file."""
 ATTEMPTS = 3
-"""Attempts at one address when the connection breaks; each goes on where the last one ended."""
+"""Attempts at one address that bring nothing; one that brings something is gone on with where it ended."""
 
 _CHUNK = 1 << 16
 _PROGRESS_SECONDS = 2.0
@@ -68,8 +68,8 @@ class ResumingDownloader:
         """Download `url` to `output_file`.
 
         Raises:
-            requests.RequestException: When the server refuses or the connection broke `ATTEMPTS` times in a row
-                without a byte coming.
+            requests.RequestException: When the server refuses, or the connection breaks `ATTEMPTS` times in a row
+                and nothing comes in between.
         """
         failures = 0
         while True:
@@ -79,7 +79,7 @@ class ResumingDownloader:
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError, requests.Timeout) as error:
                 if isinstance(error, requests.exceptions.SSLError):
                     raise
-                failures = 1 if self._size() > before else failures + 1
+                failures = 0 if self._size() > before else failures + 1
                 if failures == ATTEMPTS:
                     raise
                 logger.info("%s: broken off at %d bytes, going on (%s)", self._part.name, self._size(), error)

@@ -14,7 +14,8 @@ def _idx(path: Path, magic: int, shape: tuple[int, ...], content: bytes) -> Path
 
 
 @pytest.mark.real_data
-def test_the_official_files(real_data: Path) -> None:
+@pytest.mark.usefixtures("real_data")
+def test_the_official_files() -> None:
     data = mnist.load("real")
     assert (data.name, data.source) == ("mnist", "real")
     assert data.train_images.shape == (60_000, 784)
@@ -25,7 +26,9 @@ def test_the_official_files(real_data: Path) -> None:
         assert (images.min(), images.max()) == (0.0, 1.0)
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     np.testing.assert_array_equal(np.bincount(data.train_labels), counts)
-    np.testing.assert_array_equal(np.bincount(data.test_labels), [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009])
+    np.testing.assert_array_equal(
+        np.bincount(data.test_labels), [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    )
     # The mean and standard deviation that everybody normalises MNIST with.
     assert data.train_images.mean() == pytest.approx(0.1307, abs=1e-4)
     assert data.train_images.std() == pytest.approx(0.3081, abs=1e-4)

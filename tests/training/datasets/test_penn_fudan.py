@@ -17,7 +17,7 @@ def _png(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _pack(path: Path, change: Callable[[dict[str, bytes]], None] = lambda members: None) -> Path:
+def _pack(path: Path, change: Callable[[dict[str, bytes]], object] = len) -> Path:
     """Pack an archive with Penn-Fudan's names and tiny pictures of our own."""
     picture, mask = np.full((6, 5, 3), 200, np.uint8), np.zeros((6, 5), np.uint8)
     mask[2:4, 2], mask[2:4, 3] = 1, 2
@@ -45,7 +45,8 @@ def test_the_split_is_by_index_of_the_sorted_names() -> None:
 
 
 @pytest.mark.real_data
-def test_the_real_archive(real_data: Path) -> None:
+@pytest.mark.usefixtures("real_data")
+def test_the_real_archive() -> None:
     data = penn_fudan.load("real")
     assert (data.name, data.source) == ("penn_fudan", "real")
     assert [scene.name for scene in data.train] == penn_fudan.split()["train"]
@@ -89,7 +90,7 @@ def test_a_truncated_archive_is_an_error_even_under_auto(tmp_path: Path, monkeyp
 
 
 def test_a_missing_picture_is_named(tmp_path: Path) -> None:
-    path = _pack(tmp_path / "p.zip", lambda m: m.pop("PennFudanPed/PedMasks/PennPed00007_mask.png") and None)
+    path = _pack(tmp_path / "p.zip", lambda m: m.pop("PennFudanPed/PedMasks/PennPed00007_mask.png"))
     with pytest.raises(DataError, match=r"170 pictures and 170 masks. Received: 1 missing.*PennPed00007_mask.png"):
         penn_fudan.read_archive(path)
 

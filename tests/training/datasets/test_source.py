@@ -44,7 +44,8 @@ def test_unknown_policy_names_the_known_ones() -> None:
         choose("X", "maybe", lambda: 1, lambda: 2)  # type: ignore[arg-type]
 
 
-def test_find_without_the_variable_is_silent(no_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("no_data")
+def test_find_without_the_variable_is_silent(caplog: pytest.LogCaptureFixture) -> None:
     assert find("PennFudanPed.zip") is None
     assert not caplog.records
 
@@ -65,14 +66,16 @@ def test_find_says_that_the_file_is_missing(
     assert "has no file PennFudanPed.zip" in caplog.text
 
 
+@pytest.mark.usefixtures("no_data")
 @pytest.mark.parametrize("load", [mnist.load, penn_fudan.load])
-def test_real_without_data_says_what_was_tried(no_data: Path, load: object) -> None:
+def test_real_without_data_says_what_was_tried(load: object) -> None:
     with pytest.raises(DataUnavailable, match=r"Tried: http://127.0.0.1:1/.*SPARSEWALK_DATA"):
         load("real")  # type: ignore[operator]
 
 
+@pytest.mark.usefixtures("no_data")
 def test_auto_with_an_empty_folder_warns_and_falls_back(
-    no_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SPARSEWALK_DATA", str(tmp_path))
     assert mnist.load("auto").source == "embedded"
