@@ -41,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
         mirror = self.mirror
         mirror.asked.append(self.headers.get("Range"))
         if mirror.silent:
-            time.sleep(1.5)
+            time.sleep(4)
             return
         if mirror.status != 200:
             self.send_error(mirror.status)
@@ -189,7 +189,7 @@ def test_a_silent_server_is_given_up(mirror: Mirror, monkeypatch: pytest.MonkeyP
     start = time.monotonic()
     with pytest.raises(DataUnavailable, match="Read timed out"):
         fetch(_file(mirror.address), read_seconds=0.2)
-    assert time.monotonic() - start < 1.2
+    assert time.monotonic() - start < 3.5
 
 
 def test_without_a_network_the_answer_is_quick() -> None:
