@@ -23,6 +23,7 @@ from training.experiments.base import ExperimentError
 from training.export.parity import ParityError
 from training.loops.trainer import DivergenceError
 from training.runs import Run, RunError, open_run
+from training.samples import write_samples
 
 KNOWN_ERRORS = (DataError, ExperimentError, ParityError, RunError, DivergenceError, OSError)
 
@@ -114,6 +115,18 @@ def export(
     _for_each(wanted, "export", export_one)
 
 
+@app.command()
+def samples(
+    names: Annotated[list[str], typer.Argument(help="Trained experiments.")],
+    output: Annotated[Path, typer.Option(help="Gets a folder for each experiment.")],
+    count: Annotated[int, typer.Option(min=1, help="Examples of each.")] = 12,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write test pictures, with their truth, as files to show to a service."""
+    for name in names:
+        typer.echo(f"{name}: {write_samples(open_run(name, runs), output, count)}")
+
+
 def _train(name: str, preset: str, data: str, settings: list[str], runs: Path, force: bool) -> None:
     experiment = experiment_named(name).with_preset(preset).with_settings(_pairs(settings))
     run = Run(experiment, experiment.load_data(_policy(data)), runs / name)
@@ -175,8 +188,9 @@ def main() -> None:
         datefmt="%H:%M:%S",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
     )
-    # TensorFlow's checkpoint and export helpers tell their inner timings through absl
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    # they tell the inner steps of checkpoints and conversions, which bury what we say of them
+    for library in ("absl", "tensorflow", "tf2onnx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         app()
     except KNOWN_ERRORS as error:

@@ -1,0 +1,71 @@
+# Every target sets up what it needs. `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# quick or full
+PRESET ?= quick
+# auto, real or embedded
+DATA ?= auto
+# names of experiments; empty for all
+ONLY ?=
+RUNS ?= runs
+MODELS ?= models
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format protos constraints train-all export serve clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  Variables: PRESET=quick|full  DATA=auto|real|embedded  ONLY="name name"  RUNS=folder  MODELS=folder'
+	@echo '  SPARSEWALK_DATA=folder names the real data; without it they are downloaded, or embedded stand-ins are used.'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  f"Python 3.11 to 3.13 is needed. Received: {sys.version.split()[0]}. Set PYTHON=python3.12, say.")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[serving,training,demo,dev]'
+	@touch $@
+
+demo: $(READY) ## Train, export, serve and ask: the whole product in one go, with pictures in demo/
+	$(BIN)/python -m training train-all --preset quick --data $(DATA) --only "pedestrian_unet mnist_k_sparse" \
+	  --runs demo/runs
+	$(BIN)/python -m training export --runs demo/runs --models demo/models
+	$(BIN)/python -m training samples pedestrian_unet mnist_k_sparse --runs demo/runs --output demo/samples
+	$(BIN)/python -m serving.demo --models demo/models --samples demo/samples --output demo
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(READY) ## Generate serving/pb from protos/
+	$(BIN)/python -m grpc_tools.protoc -Iserving/pb=protos --python_out=. --pyi_out=. --grpc_python_out=. \
+	  protos/sparsewalk/v1/encoder.proto
+
+constraints: $(READY) ## Write constraints.txt from what is installed
+	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > constraints.new
+	@mv constraints.new constraints.txt
+
+train-all: $(READY) ## Train every encoder into runs/
+	$(BIN)/python -m training train-all --preset $(PRESET) --data $(DATA) --only "$(ONLY)" --runs $(RUNS)
+
+export: $(READY) ## Export every trained encoder into models/
+	$(BIN)/python -m training export --only "$(ONLY)" --runs $(RUNS) --models $(MODELS)
+
+serve: $(READY) ## Serve models/
+	$(BIN)/python -m serving --model-repository $(MODELS)
+
+clean: ## Remove the environment and caches; runs and models stay
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
