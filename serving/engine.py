@@ -152,8 +152,8 @@ class Engine:
         Args:
             name: of the model.
             version: None = the newest.
-            source: an encoded picture; a uint8 picture [H, W, 3], or [H, W] for a grey model; or an array like the
-                model's input, with or without the batch axis.
+            source: an encoded picture; a uint8 picture [H, W, 3]; an array like the model's input, with or without the
+                batch axis; or, for a grey model, uint8 pictures of just its size, [H, W] or [rows, H, W].
             call: whose request it is.
 
         Raises:
@@ -206,11 +206,11 @@ class Engine:
         servable = self._repository.get(name, version)
         _require(servable, output)
         image = servable.manifest.image
-        if isinstance(source, bytes) or _is_picture(image, source):
+        if isinstance(source, bytes) or _is_picture(servable, source):
             with self._picture_slot(call):
                 tensor, _ = self._to_input(servable, source)
         else:
-            tensor = _as_rows(image, source)
+            tensor = _as_rows(servable, source)
             self._check(servable, image, tensor)
         return self._run(servable, {image.name: tensor}, (output,), started, call)
 
@@ -239,7 +239,7 @@ class Engine:
             picture = source
             self._check_picture(picture)
         image, resizing = servable.manifest.image, servable.manifest.resizing
-        if image.channel_order == "GRAY":
+        if _is_grey(servable):
             picture = imaging.to_grey(picture)
         resized, geometry = imaging.resize(picture, resizing.rule, resizing.height, resizing.width, resizing.pad_value)
         if image.dtype == "UINT8":
@@ -310,20 +310,31 @@ def _check_values(expected: str, spec: TensorSpec, array: Array) -> None:
     raise InvalidInputError(f"{expected} with values in [{low:g}, {high:g}]. Received: {least:g} to {most:g}")
 
 
-def _is_picture(image: TensorSpec, array: Array) -> bool:
-    """Whether an array is to be read as one picture: uint8 and [H, W, 3], or [H, W] where the model sees grey."""
+def _is_picture(servable: Servable, array: Array) -> bool:
+    """Whether an array is to be read as one picture: uint8 [H, W, 3], or grey [H, W] of just the model's size.
+
+    Grey of any other size is not: [1, 784] is far more likely a row with the wrong dtype than a flat picture.
+    """
     if array.dtype != np.uint8:
         return False
-    return (array.ndim == 3 and array.shape[2] == 3) or (array.ndim == 2 and image.channel_order == "GRAY")
+    return (array.ndim == 3 and array.shape[2] == 3) or (_is_grey(servable) and array.shape == _size(servable))
 
 
-def _as_rows(image: TensorSpec, array: Array) -> Array:
-    """Adds the batch axis where it is left out; grey uint8 pictures [N, H, W] of the right size become FP32 rows."""
-    if array.ndim == len(image.shape) - 1:
+def _as_rows(servable: Servable, array: Array) -> Array:
+    """Adds the batch axis where it is left out; grey uint8 pictures [N, H, W] of just the model's size become rows."""
+    if array.ndim == len(servable.manifest.image.shape) - 1:
         return array[np.newaxis]
-    if image.channel_order == "GRAY" and array.dtype == np.uint8 and array.ndim == 3:
+    if array.dtype == np.uint8 and _is_grey(servable) and array.ndim == 3 and array.shape[1:] == _size(servable):
         return array.reshape(array.shape[0], -1).astype(np.float32) / np.float32(255)
     return array
+
+
+def _is_grey(servable: Servable) -> bool:
+    return servable.manifest.image.channel_order == "GRAY"
+
+
+def _size(servable: Servable) -> tuple[int, int]:
+    return servable.manifest.resizing.height, servable.manifest.resizing.width
 
 
 def _describe(array: Array) -> str:

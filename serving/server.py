@@ -30,6 +30,8 @@ from serving.settings import Settings
 
 # Threads beyond the requests in flight: for refusals, health checks and open reflection streams.
 _SPARE_THREADS = 16
+# For what is between gRPC and us when the stop begins: requests taken but not yet on a thread, news to health watchers.
+_SETTLE_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +62,8 @@ class Server:
             self._repository, max_pixels=settings.max_pixels, picture_slots=max(2, backend.usable_cores())
         )
         self._health = health.HealthServicer()
-        self._grpc = self._build_grpc(Reception(self.engine, self._metrics, settings.max_in_flight))
+        self._reception = Reception(self.engine, self._metrics, settings.max_in_flight)
+        self._grpc = self._build_grpc()
         self._http: HTTPServer | None = None
 
     def start(self, stopping: threading.Event) -> None:
@@ -98,7 +101,12 @@ class Server:
         """
         end = time.monotonic() + grace
         self._health.enter_graceful_shutdown()
-        self._grpc.stop(grace).wait()
+        stopped = self._grpc.stop(grace)
+        time.sleep(_SETTLE_SECONDS)
+        self._reception.wait_idle(max(0.0, end - time.monotonic()))
+        # What is open now are streams that would outlast any grace time: health watchers and reflection.
+        self._grpc.stop(0)
+        stopped.wait()
         self._repository.close(max(0.0, end - time.monotonic()) + 1.0)
         if self._http is not None:
             self._http.shutdown()
@@ -108,7 +116,7 @@ class Server:
         """Cancels the requests that ``stop`` still waits for."""
         self._grpc.stop(0)
 
-    def _build_grpc(self, reception: Reception) -> grpc.Server:
+    def _build_grpc(self) -> grpc.Server:
         settings = self._settings
         server = grpc.server(
             ThreadPoolExecutor(settings.max_in_flight + _SPARE_THREADS, thread_name_prefix="grpc"),
@@ -119,7 +127,7 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        native.add_to(server, native.EncoderServicer(self.engine, reception))
+        native.add_to(server, native.EncoderServicer(self.engine, self._reception))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (native.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)

@@ -60,8 +60,8 @@ class Client:
         """The encodings of one picture or of a batch of rows: float32 [rows, latents].
 
         Args:
-            source: a path, bytes, a uint8 picture [H, W, 3] or [H, W], or values like the model's input, e.g. floats
-                [784] or [N, 784] in 0..1.
+            source: a path, bytes, a uint8 picture [H, W, 3], or values like the model's input, e.g. floats [784] or
+                [N, 784] in 0..1, or uint8 [28, 28].
             model: its name.
             version: the newest where None.
 

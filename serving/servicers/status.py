@@ -61,6 +61,8 @@ class Reception:
         self._metrics = metrics
         self._max_in_flight = max_in_flight
         self._slots = threading.BoundedSemaphore(max_in_flight)
+        self._open = 0
+        self._ended = threading.Condition()
 
     def answer(
         self,
@@ -77,19 +79,49 @@ class Reception:
             context: of the RPC.
             work: what to do; it gets the caller's patience.
         """
+        call = self._open_call(context)
         try:
-            answer = self._admit(context, work)
+            answer = self._admit(call, work)
         except Exception as error:
             self._end(method, model, context, error)
         self._count(method, model, grpc.StatusCode.OK)
         return answer
 
-    def _admit(self, context: grpc.ServicerContext, work: Callable[[Call], Answer]) -> Answer:
+    def wait_idle(self, timeout: float) -> bool:
+        """Waits until every request is answered, its answer sent.
+
+        Args:
+            timeout: seconds.
+
+        Returns:
+            Whether they all were in time.
+        """
+        with self._ended:
+            return self._ended.wait_for(lambda: self._open == 0, timeout)
+
+    def _open_call(self, context: grpc.ServicerContext) -> Call:
+        remaining = context.time_remaining()
+        call = Call(None if remaining is None else time.monotonic() + remaining)
+
+        def on_end() -> None:
+            call.cancel()
+            with self._ended:
+                self._open -= 1
+                self._ended.notify_all()
+
+        with self._ended:
+            self._open += 1
+        # gRPC calls back when the answer is sent, or the caller is gone; False: it is gone already.
+        if not context.add_callback(on_end):
+            on_end()
+        return call
+
+    def _admit(self, call: Call, work: Callable[[Call], Answer]) -> Answer:
         if not self._slots.acquire(blocking=False):
             raise OverloadedError(f"the server is busy with {self._max_in_flight} requests")
         try:
             with self._metrics.in_flight.track_inprogress():
-                return work(_call_of(context))
+                return work(call)
         finally:
             self._slots.release()
 
@@ -109,11 +141,3 @@ class Reception:
     def _count(self, method: str, model: tuple[str, int | None], status: grpc.StatusCode) -> None:
         name, version = self._engine.identify(*model)
         self._metrics.count(name, version, method, status.name)
-
-
-def _call_of(context: grpc.ServicerContext) -> Call:
-    remaining = context.time_remaining()
-    call = Call(None if remaining is None else time.monotonic() + remaining)
-    if not context.add_callback(call.cancel):
-        call.cancel()
-    return call

@@ -146,11 +146,17 @@ def test_a_model_that_does_not_run_is_an_error(tmp_path: Path, build: Build, mak
     folder = build(tmp_path, "red")
     model = onnx.load(folder / "model.onnx")
     model.graph.node[-1].output[0] = "slice"
-    model.graph.node.append(helper.make_node("Reshape", ["slice", "shape"], ["mask"]))
-    model.graph.initializer.append(numpy_helper.from_array(np.array([7, 7, 7, 1]), "shape"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Reshape", ["slice", "impossible"], ["wrong"]),
+            helper.make_node("Shape", ["slice"], ["possible"]),
+            helper.make_node("Reshape", ["wrong", "possible"], ["mask"]),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array([7, 7, 7, 1]), "impossible"))
     data = model.SerializeToString()
     (folder / "model.onnx").write_bytes(data)
     told = json.loads((folder / "manifest.json").read_text()) | {"onnx_sha256": hashlib.sha256(data).hexdigest()}
     (folder / "manifest.json").write_text(json.dumps(told))
-    with pytest.raises(ModelError, match="red/1: the warm-up run failed: .*Reshape"):
+    with pytest.raises(ModelError, match=r"red/1: the warm-up run failed: .*Reshape"):
         make(tmp_path).load()

@@ -1,0 +1,104 @@
+import logging
+from typing import Any, NoReturn
+
+import grpc
+import pytest
+
+from serving import errors
+from serving.call import Call
+from serving.errors import InvalidInputError, InvalidPictureError, OverloadedError, RequestError
+from serving.metrics import Metrics
+from serving.servicers.status import STATUS, Reception, status_of
+
+Code = grpc.StatusCode
+
+
+class AbortError(Exception):
+    pass
+
+
+class Context:
+    """What a servicer sees of an RPC."""
+
+    def __init__(self, alive: bool = True) -> None:
+        self.alive = alive
+        self.status: tuple[grpc.StatusCode, str] | None = None
+
+    def time_remaining(self) -> float | None:
+        return None
+
+    def add_callback(self, callback: Any) -> bool:
+        del callback
+        return self.alive
+
+    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        self.status = code, details
+        raise AbortError
+
+
+class Engine:
+    def identify(self, name: str, version: int | None) -> tuple[str, str]:
+        return name, str(version)
+
+
+@pytest.fixture
+def reception() -> Reception:
+    return Reception(Engine(), Metrics(version="0", runtime_version="0"), max_in_flight=1)  # type: ignore[arg-type]
+
+
+def answer(reception: Reception, error: Exception) -> tuple[grpc.StatusCode, str]:
+    context = Context()
+
+    def work(_: Call) -> None:
+        raise error
+
+    with pytest.raises(AbortError):
+        reception.answer("Segment", ("m", 1), context, work)  # type: ignore[arg-type]
+    assert context.status is not None
+    return context.status
+
+
+def test_every_request_error_has_a_status() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RequestError)]
+    for kind in set(kinds) - {RequestError}:
+        assert any(parent in STATUS for parent in kind.__mro__), kind
+
+
+def test_an_error_takes_the_row_of_its_nearest_ancestor() -> None:
+    assert status_of(InvalidPictureError("x")) is Code.INVALID_ARGUMENT
+
+
+def test_expected_errors_are_told_as_they_are(reception: Reception) -> None:
+    assert answer(reception, InvalidInputError("too blue")) == (Code.INVALID_ARGUMENT, "too blue")
+
+
+def test_unknown_errors_are_logged_whole_and_told_with_a_fixed_text(
+    reception: Reception, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        code, text = answer(reception, KeyError("secret"))
+    assert code is Code.INTERNAL
+    assert text.startswith("internal error; request id ")
+    assert "secret" not in text
+    assert text.rpartition(" ")[2] in caplog.text
+    assert "KeyError: 'secret'" in caplog.text
+
+
+def test_one_request_too_many_is_refused_and_the_slot_comes_back(reception: Reception) -> None:
+    inner = Context()
+
+    def ask_again(_: Call) -> str:
+        with pytest.raises(AbortError):
+            reception.answer("Segment", ("m", 1), inner, lambda _: None)  # type: ignore[arg-type]
+        return "done"
+
+    for _ in range(2):
+        assert reception.answer("Segment", ("m", 1), Context(), ask_again) == "done"  # type: ignore[arg-type]
+    assert inner.status == (Code.RESOURCE_EXHAUSTED, "the server is busy with 1 requests")
+    assert status_of(OverloadedError("")) is Code.RESOURCE_EXHAUSTED
+
+
+def test_a_call_that_ended_before_it_began_is_cancelled(reception: Reception) -> None:
+    seen: list[bool] = []
+    reception.answer("Segment", ("m", 1), Context(alive=False), lambda call: seen.append(call.cancelled))  # type: ignore[arg-type]
+    assert seen == [True]
