@@ -186,15 +186,18 @@ def test_stopping_is_told_to_health_watchers_and_new_callers(start: Start, slow:
 
 
 def test_a_second_signal_ends_the_grace_time(start: Start, slow: Path) -> None:
-    running = start(slow, "--grace-seconds", "60")
-    asking = threading.Thread(target=lambda: statuses(running.target, 16))
+    running = start(slow, "--grace-seconds", "60", "--max-batch-size", "1")
+    results: list[str] = []
+    asking = threading.Thread(target=lambda: results.extend(statuses(running.target, 40)))
     asking.start()
-    time.sleep(0.1)
+    time.sleep(0.2)
     running.process.terminate()
-    time.sleep(0.1)
+    time.sleep(0.3)
     running.process.terminate()
     assert running.process.wait(timeout=5) == 0
     asking.join()
+    # Forty runs one by one would have taken longer.
+    assert "OK" not in results[-10:]
 
 
 def test_a_full_queue_refuses_at_once_and_serves_the_rest(start: Start, slow: Path) -> None:

@@ -1,0 +1,194 @@
+import asyncio
+import contextlib
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.client import AsyncClient, Client, Mask, ServiceError
+from serving.timings import Timings
+
+Array = np.ndarray[Any, Any]
+
+
+def half_red(height: int = 40, width: int = 90) -> Array:
+    picture = np.full((height, width, 3), 40, np.uint8)
+    picture[:, : width // 2] = [204, 10, 10]
+    return picture
+
+
+def png(picture: Array) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def mask_of(array: Array) -> Mask:
+    return Mask(array, "red", 1, 0.5, float(array.mean()), Timings(0, 0, 0, 0, 0))
+
+
+class TestSegment:
+    @pytest.mark.parametrize("form", ["array", "bytes", "path", "string"])
+    def test_takes_a_picture_in_any_form(self, client: Client, form: str, tmp_path: Path) -> None:
+        file = tmp_path / "street.png"
+        file.write_bytes(png(half_red()))
+        picture = {"array": half_red(), "bytes": png(half_red()), "path": file, "string": str(file)}[form]
+        mask = client.segment(picture, model="red", threshold=0.5)
+        assert mask.array.dtype == np.bool_
+        assert mask.array.shape == (40, 90)
+        assert mask.array[:, :43].all()
+        assert not mask.array[:, 47:].any()
+        assert (mask.model, mask.version, mask.threshold) == ("red", 2, 0.5)
+        assert mask.foreground_fraction == pytest.approx(mask.array.mean())
+        assert mask.timings.total > 0
+
+    def test_the_models_threshold_is_the_default(self, client: Client) -> None:
+        assert client.segment(half_red(), "red", version=1).threshold == 0.5
+
+    def test_png_is_the_mask(self, client: Client) -> None:
+        mask = client.segment(half_red(), "red")
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(mask.png()))), mask.array * 255)
+
+    def test_a_view_that_is_not_contiguous_is_sent_right(self, client: Client) -> None:
+        mask = client.segment(half_red()[:, ::-1], "red", 0.5)
+        assert not mask.array[:, :43].any()
+        assert mask.array[:, 47:].all()
+
+    def test_a_missing_file_is_the_callers(self, client: Client) -> None:
+        with pytest.raises(FileNotFoundError):
+            client.segment("nowhere.jpg", "red")
+
+
+class TestOverlay:
+    def test_tints_inside_and_outlines_the_edge(self) -> None:
+        picture = np.full((100, 100, 3), 120, np.uint8)
+        array = np.zeros((100, 100), bool)
+        array[30:70, 30:70] = True
+        painted = mask_of(array).overlay(picture)
+        assert (painted[:25] == 120).all()
+        inside, outline, halo = painted[50, 50], painted[30, 50], painted[29, 50]
+        assert inside[0] > 150 > inside[1]
+        assert outline.tolist() == [255, 40, 70]
+        assert halo.tolist() == [255, 255, 255]
+        assert (picture == 120).all()
+
+    def test_an_empty_mask_leaves_the_picture(self) -> None:
+        picture = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+        np.testing.assert_array_equal(mask_of(np.zeros((30, 20), bool)).overlay(picture), picture)
+
+    def test_the_pictures_border_is_no_outline(self) -> None:
+        painted = mask_of(np.ones((30, 20), bool)).overlay(np.zeros((30, 20, 3), np.uint8))
+        assert len(np.unique(painted.reshape(-1, 3), axis=0)) == 1
+
+    def test_takes_a_file_too(self, tmp_path: Path) -> None:
+        file = tmp_path / "street.png"
+        file.write_bytes(png(half_red()))
+        mask = mask_of(half_red()[:, :, 0] > 100)
+        np.testing.assert_array_equal(mask.overlay(file), mask.overlay(half_red()))
+        np.testing.assert_array_equal(mask.overlay(file.read_bytes()), mask.overlay(half_red()))
+
+    def test_another_size_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"Received: \(31, 20, 3\)"):
+            mask_of(np.zeros((30, 20), bool)).overlay(np.zeros((31, 20, 3), np.uint8))
+
+
+class TestRows:
+    def test_encode(self, client: Client) -> None:
+        rows = np.random.default_rng(0).random((3, 784))  # float64 is sent as float32
+        answer = client.encode(rows, "digits")
+        assert answer.array.dtype == np.float32
+        np.testing.assert_allclose(answer.array[:, 0], rows.sum(axis=1), rtol=1e-5)
+        assert (answer.model, answer.version) == ("digits", 1)
+
+    def test_reconstruct(self, client: Client) -> None:
+        answer = client.reconstruct(np.full((28, 28), 255, np.uint8), "digits")
+        np.testing.assert_array_equal(answer.array, np.zeros((1, 784)))
+
+    def test_the_answer_is_the_callers_own(self, client: Client) -> None:
+        answer = client.encode(np.zeros(784), "digits")
+        answer.array[0, 0] = 7
+
+    def test_values_of_another_kind_are_refused(self, client: Client) -> None:
+        with pytest.raises(TypeError, match=r"values are uint8 or floats\. Received: int64 \[784\]"):
+            client.encode(np.zeros(784, np.int64), "digits")
+
+
+def test_models(client: Client) -> None:
+    found = {(model.name, model.version): model for model in client.models()}
+    digits = found["digits", 1]
+    assert digits.inputs == {"image": ("FP32", (-1, 784))}
+    assert digits.outputs == {"encoding": ("FP32", (-1, 4)), "reconstruction": ("FP32", (-1, 784))}
+    assert digits.scores == {"probe_error": 0.03}
+    assert digits.default_threshold is None
+    assert found["red", 2].default_threshold == 0.25
+
+
+class TestFailures:
+    def test_the_servers_words_and_code_come_through(self, client: Client) -> None:
+        with pytest.raises(ServiceError, match=r"NOT_FOUND: no model 'blue'\. Known: digits, red, red_fixed") as caught:
+            client.segment(half_red(), "blue")
+        assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+    def test_a_server_that_is_not_there_is_said_in_time(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as reserved:
+            port = reserved.getsockname()[1]
+        started = time.monotonic()
+        with Client(f"127.0.0.1:{port}", timeout=5) as client, pytest.raises(ServiceError) as caught:
+            client.models()
+        assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+        assert time.monotonic() - started < 5
+
+    def test_a_server_that_starts_a_moment_later_is_waited_for(self, models: Path, start: Callable[..., Any]) -> None:
+        """UNAVAILABLE is tried again: while the models load, and while nobody listens."""
+        with socket.create_server(("127.0.0.1", 0)) as reserved:
+            port = reserved.getsockname()[1]
+        found: list[int] = []
+
+        def ask() -> None:
+            with Client(f"127.0.0.1:{port}", timeout=20) as client:
+                for _ in range(10):
+                    with contextlib.suppress(ServiceError):
+                        found.append(len(client.models()))
+                        break
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        start(models, "--grpc-port", str(port))
+        asking.join()
+        assert found == [4]
+
+
+class TestAsyncClient:
+    async def test_does_what_the_other_does(self, server: Any, client: Client) -> None:
+        async with AsyncClient(server.target) as other:
+            mask, encoding, reconstruction, models = await asyncio.gather(
+                other.segment(half_red(), model="red", threshold=0.5),
+                other.encode(np.ones(784), "digits"),
+                other.reconstruct(np.ones(784), "digits"),
+                other.models(),
+            )
+        np.testing.assert_array_equal(mask.array, client.segment(half_red(), "red", 0.5).array)
+        np.testing.assert_array_equal(encoding.array, client.encode(np.ones(784), "digits").array)
+        np.testing.assert_array_equal(reconstruction.array, np.zeros((1, 784)))
+        assert models == client.models()
+
+    async def test_fails_alike(self, server: Any) -> None:
+        async with AsyncClient(server.target) as other:
+            with pytest.raises(ServiceError) as caught:
+                await other.segment(b"no picture", "red")
+        assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+    async def test_many_at_once_get_their_own(self, server: Any) -> None:
+        rows = np.random.default_rng(0).random((40, 784)).astype(np.float32)
+        async with AsyncClient(server.target) as other:
+            answers = await asyncio.gather(*(other.reconstruct(row, "digits") for row in rows))
+        for row, answer in zip(rows, answers, strict=True):
+            np.testing.assert_array_equal(answer.array[0], 1 - row)
