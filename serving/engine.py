@@ -135,7 +135,7 @@ class Engine:
             probabilities = rows.outputs["mask"][0, :, :, 0]
             if not at_model_size:
                 probabilities = imaging.restore(probabilities, geometry)
-            mask = probabilities >= np.float32(threshold)
+            mask = imaging.to_mask(probabilities, threshold)
             encoded = imaging.encode_mask(probabilities, mask, form)
         height, width = mask.shape
         ended = time.monotonic()
@@ -257,20 +257,19 @@ class Engine:
 
     def _check(self, servable: Servable, spec: TensorSpec, array: Array) -> None:
         """Holds an array to its spec: dtype, shape, and values in range (which NaN and infinity are not)."""
-        expected = f"input {spec.name!r} of {servable.name} is {spec.dtype} {list(spec.shape)}"
         fits = array.dtype == spec.numpy_dtype and array.ndim == len(spec.shape)
         if not fits or any(wanted not in (-1, size) for wanted, size in zip(spec.shape, array.shape, strict=True)):
-            raise InvalidInputError(f"{expected}. Received: {_describe(array)}")
+            raise _refusal(servable, spec, "", _describe(array))
         if array.size == 0:
-            raise InvalidInputError(f"{expected} with at least one row. Received: {_describe(array)}")
+            raise _refusal(servable, spec, " with at least one row", _describe(array))
         step = servable.manifest.resizing.multiple_of
         for size, axis, free in zip(array.shape, spec.axes, spec.shape, strict=True):
             if free == -1 and axis in ("height", "width") and size % step:
-                raise InvalidInputError(f"{expected}, {axis} a multiple of {step}. Received: {_describe(array)}")
+                raise _refusal(servable, spec, f", {axis} a multiple of {step}", _describe(array))
         if array.ndim == 4 and math.prod(array.shape[:3]) > self._max_pixels:
-            raise InvalidInputError(f"{expected}, at most {self._max_pixels} pixels. Received: {_describe(array)}")
+            raise _refusal(servable, spec, f", at most {self._max_pixels} pixels", _describe(array))
         if spec.dtype == "FP32":
-            _check_values(expected, spec, array)
+            _check_values(servable, spec, array)
 
     @contextmanager
     def _picture_slot(self, call: Call) -> Iterator[None]:
@@ -299,15 +298,20 @@ def _check_threshold(servable: Servable, threshold: float | None) -> float:
     return threshold
 
 
-def _check_values(expected: str, spec: TensorSpec, array: Array) -> None:
+def _check_values(servable: Servable, spec: TensorSpec, array: Array) -> None:
     low, high = spec.value_range or (-math.inf, math.inf)
-    least, most = array.min(), array.max()  # NaN wins both
+    least, most = float(array.min()), float(array.max())  # NaN wins both
     if low <= least and most <= high and math.isfinite(least) and math.isfinite(most):
         return
     if not np.isfinite(array).all():
         bad = array[~np.isfinite(array)]
-        raise InvalidInputError(f"{expected}, all values finite. Received: {bad.size} that are not, the first {bad[0]}")
-    raise InvalidInputError(f"{expected} with values in [{low:g}, {high:g}]. Received: {least:g} to {most:g}")
+        raise _refusal(servable, spec, ", all values finite", f"{bad.size} that are not, the first {bad[0]}")
+    raise _refusal(servable, spec, f" with values in [{low:g}, {high:g}]", f"{least:g} to {most:g}")
+
+
+def _refusal(servable: Servable, spec: TensorSpec, expectation: str, came: str) -> InvalidInputError:
+    told = f"input {spec.name!r} of {servable.name} is {spec.dtype} {list(spec.shape)}{expectation}"
+    return InvalidInputError(f"{told}. Received: {came}")
 
 
 def _is_picture(servable: Servable, array: Array) -> bool:

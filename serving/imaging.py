@@ -1,7 +1,7 @@
 """Pictures in, masks out: pure functions on arrays and bytes.
 
     bytes -> decode -> RGB picture -> resize -> model input          (the geometry is kept)
-    probabilities -> restore (by that geometry) -> threshold -> PNG | COCO run-length | packed bits | floats
+    probabilities -> restore (by that geometry) -> to_mask -> PNG | COCO run-length | packed bits | floats
 
 A picture is a uint8 array [H, W, 3] in RGB order; a grey one is [H, W]. A probability map is float32 [H, W] in [0, 1].
 The resizing rule is the manifest's; training has its own implementation, and a contract test holds the two together.
@@ -224,10 +224,9 @@ def restore(probabilities: Probabilities, geometry: Geometry) -> Probabilities:
     return cast(Probabilities, cv2.resize(inner, (w, h), interpolation=cv2.INTER_LINEAR))
 
 
-def to_mask(probabilities: Probabilities, geometry: Geometry, threshold: float) -> BoolMask:
-    """The mask of a picture at its own size: True where the restored probability is at least ``threshold``."""
-    # Compared as float32, so that a map value and a threshold written alike are equal.
-    return restore(probabilities, geometry) >= np.float32(threshold)
+def to_mask(probabilities: Probabilities, threshold: float) -> BoolMask:
+    """True where the probability is at least ``threshold``; both as float32, so that values written alike are equal."""
+    return probabilities >= np.float32(threshold)
 
 
 def encode_mask(probabilities: Probabilities, mask: BoolMask, form: MaskFormat) -> bytes:

@@ -224,8 +224,7 @@ class TestResize:
 class TestMask:
     def test_a_pixel_at_the_threshold_is_foreground(self) -> None:
         probabilities = np.array([[0.1, 0.3, 0.7]], np.float32)
-        _, geometry = imaging.stretch(np.zeros((1, 3, 3), np.uint8), 1, 3)
-        np.testing.assert_array_equal(imaging.to_mask(probabilities, geometry, 0.3), [[False, True, True]])
+        np.testing.assert_array_equal(imaging.to_mask(probabilities, 0.3), [[False, True, True]])
 
     @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
     def test_every_format_decodes_to_the_mask(self, height: int, width: int, seed: int) -> None:
