@@ -186,7 +186,10 @@ def main() -> None:
         level=logging.INFO,
         format="%(message)s",
         datefmt="%H:%M:%S",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+        # a log file has no width of its own, and rich would wrap its lines at 80 columns
+        handlers=[
+            RichHandler(console=Console(stderr=True, width=None if sys.stderr.isatty() else 200), show_path=False)
+        ],
     )
     # they tell the inner steps of checkpoints and conversions, which bury what we say of them
     for library in ("absl", "tensorflow", "tf2onnx"):

@@ -138,7 +138,7 @@ def _parsed(kind: Any, text: str, what: str) -> Any:
     origin = typing.get_origin(kind)
     try:
         if origin is tuple:
-            (element, _) = typing.get_args(kind)
+            element, _ = typing.get_args(kind)
             return tuple(element(part) for part in text.split(","))
         if origin is typing.Literal:
             if text not in typing.get_args(kind):

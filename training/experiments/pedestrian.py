@@ -120,6 +120,8 @@ class PedestrianUNet(PedestrianExperiment):
     Attributes:
         train_height: pixels of a training crop.
         train_width: likewise.
+        zoom: smallest and largest zoom of a crop, relative to the picture letterboxed into the crop's size. The upper
+            end covers the larger size at which the model is asked.
         stem: channels of the strided first convolution.
         widths: channels of each level.
         bottleneck: channels at the lowest resolution.
@@ -129,6 +131,7 @@ class PedestrianUNet(PedestrianExperiment):
 
     train_height: int = 192
     train_width: int = 192
+    zoom: tuple[float, ...] = (0.5, 1.6)
     stem: int = 16
     widths: tuple[int, ...] = (24, 48, 64, 96)
     bottleneck: int = 96
@@ -163,6 +166,7 @@ class PedestrianUNet(PedestrianExperiment):
                 seed=self.seed,
                 epoch=epoch,
                 augment=True,
+                zoom=(self.zoom[0], self.zoom[1]),
             )
 
         return Autodiff(model, objective, optimizer, batches)
@@ -174,7 +178,7 @@ PEDESTRIAN = (
         summary="U-Net for pedestrian masks of any picture, trained with augmentation",
         epochs=400,
         batch_size=8,
-        learning_rate=2e-3,
-        presets={"quick": {"epochs": 80}},
+        learning_rate=3e-3,
+        presets={"quick": {"epochs": 70}},
     ),
 )
