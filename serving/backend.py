@@ -3,12 +3,14 @@
 Fails closed: CUDA that was asked for and is not really in use is an error, never a silent run on the CPU.
 """
 
+import contextlib
 import ctypes
 import hashlib
+import io
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +72,8 @@ class Runtime:
             return cls(CPU, threads, required=True)
         built, devices = CUDA in ort.get_available_providers(), count_gpus()
         if built and devices:
-            ort.preload_dlls(msvc=False)
+            with _prints_logged():
+                ort.preload_dlls(msvc=False)
             return cls(CUDA, threads, required=choice == "cuda")
         why = "no NVIDIA GPU is visible" if built else "this build of ONNX Runtime has no CUDA (onnxruntime-gpu has)"
         if choice == "cuda":
@@ -148,12 +151,22 @@ def _open_session(path: Path, model: bytes, runtime: Runtime) -> Any:
     options.log_severity_level = _SEVERITY_FATAL if runtime.provider == CPU else _SEVERITY_ERROR
     providers = [CPU] if runtime.provider == CPU else [(CUDA, _CUDA_OPTIONS), CPU]
     try:
-        session = ort.InferenceSession(model, options, providers=providers)
+        with _prints_logged():
+            session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:
         # The library raises types of its own, without a common root, for every way a file can be broken.
         raise ModelError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from error
     session.disable_fallback()
     return session
+
+
+@contextlib.contextmanager
+def _prints_logged() -> Iterator[None]:
+    """The library prints what it cannot load, on the stdout where our ready line belongs."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        yield
+    for line in printed.getvalue().splitlines():
+        _log.warning("onnxruntime: %s", line)
 
 
 def _compare(path: Path, kind: str, specs: tuple[TensorSpec, ...], nodes: list[Any]) -> None:

@@ -29,6 +29,7 @@ app = typer.Typer(
     help="Asks a Sparsewalk server for masks, encodings and reconstructions.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 

@@ -97,6 +97,17 @@ class TestRuntime:
         monkeypatch.setattr(backend, "count_gpus", lambda: pytest.fail("looked"))
         assert Runtime.choose("cpu", 0).threads == backend.usable_cores()
 
+    def test_what_the_library_prints_is_logged(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Stdout is for the ready line, which scripts read."""
+        monkeypatch.setattr(backend, "count_gpus", lambda: 1)
+        monkeypatch.setattr(backend.ort, "get_available_providers", lambda: [CUDA, CPU])
+        monkeypatch.setattr(backend.ort, "preload_dlls", lambda **_: print("Failed to load libcublas"), raising=False)
+        assert Runtime.choose("auto", 1) == Runtime(CUDA, 1, required=False)
+        assert capsys.readouterr().out == ""
+        assert "onnxruntime: Failed to load libcublas" in caplog.text
+
     def test_a_provider_that_is_not_in_use_after_all_is_an_error(
         self, tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -4,6 +4,12 @@ from serving.errors import StartError
 from serving.settings import Settings
 
 
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"SPARSEWALK_{name.upper()}", raising=False)
+
+
 def test_defaults_are_those_of_the_documentation() -> None:
     settings = Settings.from_command_line([])
     assert (settings.grpc_port, settings.metrics_port, str(settings.model_repository)) == (8001, 8002, "models")
@@ -48,7 +54,8 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--grpc-prot" in capsys.readouterr().err
 
 
-def test_help_describes_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_describes_every_field(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit) as caught:
         Settings.from_command_line(["--help"])
     assert caught.value.code == 0
@@ -56,4 +63,4 @@ def test_help_describes_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')} " in words
         assert field.description
-        assert field.description in words.replace("- ", "-") or field.description in words
+        assert field.description in words
