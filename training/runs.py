@@ -6,6 +6,7 @@
     checkpoints/     everything a resumed run needs
     history.jsonl    the scalars of every epoch
     tensorboard/     the same for TensorBoard
+    snapshots/       how the dictionary looked after up to 60 of the epochs
     weights.npz      the trained variables, written when training is complete
     scores.json      scores on the test split
     figures/         pictures
@@ -96,6 +97,7 @@ class Run:
             epochs=experiment.epochs,
             directory=self.folder,
             checkpoint_every=max(1, experiment.epochs // 20),
+            snapshot=lambda: experiment.snapshot(model),
             stop_after=stop_after,
         )
         if len(history.epochs) < experiment.epochs:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from training.experiments.base import Experiment, ExperimentError
-from training.experiments.mnist import MNIST
 from training.experiments.pedestrian import PEDESTRIAN
+from training.experiments.sparse_coding import SPARSE_CODING
 
-EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in (*PEDESTRIAN, *MNIST)}
+EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in (*PEDESTRIAN, *SPARSE_CODING)}
 
 
 def experiment_named(name: str) -> Experiment[Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import keras
+import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.source import DataPolicy, DataSource
@@ -120,6 +121,11 @@ class Experiment(abc.ABC, Generic[DataT]):
     @abc.abstractmethod
     def draw(self, model: keras.Model, data: DataT, folder: Path) -> list[Path]:
         """Pictures of what the model does on the test split; returns the files written."""
+
+    def snapshot(self, model: keras.Model) -> NDArray[np.float32] | None:
+        """What is kept of the model after an epoch to show how it learned; None for nothing."""
+        del model
+        return None
 
     @abc.abstractmethod
     def servable(self, model: keras.Model) -> Servable:

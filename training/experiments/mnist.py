@@ -1,13 +1,10 @@
-"""Encoders of MNIST digits.
-
-``python -m training train mnist_k_sparse`` trains the k-sparse auto-encoder; see ``training/RESULTS.md`` for what it
-scores, how long it takes and on which machine.
-"""
+"""What all encoders of MNIST digits share: data, scores with their controls, pictures and the exported graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,15 +16,11 @@ from numpy.typing import NDArray
 from training.datasets import mnist
 from training.datasets.digits import DigitData
 from training.datasets.source import DataPolicy
-from training.encoders.k_sparse import KSparseAutoencoder
 from training.evaluation import figures
 from training.evaluation.probes import pca_codes, probe_error, random_dictionary_codes
 from training.evaluation.sparse_coding import score_reconstruction, score_sparsity
 from training.experiments.base import Experiment
 from training.export.servable import Family, Resizing, Servable, Tensor
-from training.loops.fit import Autodiff
-from training.loops.trainer import Program
-from training.losses.reconstruction import squared_error
 
 Floats = NDArray[np.float32]
 
@@ -40,19 +33,28 @@ CHUNK = 2000
 class MnistExperiment(Experiment[DigitData]):
     """An encoder from 784 grey values in 0..1 to latents and back.
 
-    The model has ``encode(image)`` and ``call(image)``; a new encoder states how it is built and trained.
+    The model has ``encode(image)`` and ``call(image)``, both from float [N, 784]; where it has a ``dictionary``
+    [784, D], its columns are drawn. A new encoder states how it is built and how it is trained.
 
     Attributes:
+        train_examples: the first so many of the training digits are used; 0 for all.
+        probe_examples: likewise for fitting the linear probes and their controls.
         probe_pca: components of the PCA control.
     """
 
     family: ClassVar[Family] = "mnist"
 
+    train_examples: int = 0
+    probe_examples: int = 0
     probe_pca: int = 100
 
     def load_data(self, policy: DataPolicy) -> DigitData:
         """MNIST, or scikit-learn's digits scaled up."""
-        return mnist.load(policy)
+        return _load(policy)
+
+    def train_images(self, data: DigitData) -> Floats:
+        """The digits that are trained on: float32 [N, 784]."""
+        return data.train_images[: self.train_examples or None]
 
     def batches(self, images: Floats, epoch: int) -> Iterator[tf.Tensor]:
         """Batches [B, 784] in an order drawn from (seed, epoch); the last, smaller one is kept."""
@@ -83,9 +85,34 @@ class MnistExperiment(Experiment[DigitData]):
         """Test digits."""
         return data.test_images[:64]
 
-    def probe_scores(self, data: DigitData, train: Floats, test: Floats) -> float:
-        """Linear-probe error of latents of the training and test digits."""
-        return probe_error(train, data.train_labels, test, data.test_labels)
+    def snapshot(self, model: keras.Model) -> Floats | None:
+        """The first 100 dictionary columns [784, 100], where the model has a dictionary."""
+        return model.dictionary.numpy()[:, :100] if hasattr(model, "dictionary") else None
+
+    def evaluate(self, model: keras.Model, data: DigitData) -> dict[str, float]:
+        """Reconstruction, sparsity and linear-probe error, with the raw, PCA and random-dictionary controls.
+
+        Encoders add their own scores to these.
+        """
+        reconstruction = in_chunks(lambda image: model(image, training=False), data.test_images)
+        train, test = in_chunks(model.encode, data.train_images), in_chunks(model.encode, data.test_images)
+        sparsity = score_sparsity(test, np.any(train != 0, axis=0))
+        return {
+            **asdict(score_reconstruction(data.test_images, reconstruction)),
+            **asdict(sparsity),
+            "probe_error": self.probe(data, train, test),
+            **self.extra_scores(model, data),
+            **controls(data, test.shape[1], round(sparsity.l0), self.probe_pca, self.probe_examples),
+        }
+
+    def extra_scores(self, model: keras.Model, data: DigitData) -> dict[str, float]:
+        """Scores that only this encoder has."""
+        del model, data
+        return {}
+
+    def probe(self, data: DigitData, train: Floats, test: Floats) -> float:
+        """Linear-probe error of latents [N, D] of the training and [M, D] of the test digits, 0..1."""
+        return _probe(data, train, test, self.probe_examples)
 
     def draw(self, model: keras.Model, data: DigitData, folder: Path) -> list[Path]:
         """Digits with their encodings and reconstructions, and the learned dictionary."""
@@ -97,93 +124,52 @@ class MnistExperiment(Experiment[DigitData]):
         return figures.save(pictures, folder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class KSparse(MnistExperiment):
-    """The k-sparse auto-encoder (case e): Makhzani and Frey, arXiv 1312.5663.
-
-    Attributes:
-        latents: size of the dictionary.
-        k: latents kept at the end of training and in the export.
-        k_start: latents kept in the first epoch; lowered linearly to ``k`` over the first half of the epochs.
-        alpha: the exported encoding keeps ``alpha * k`` latents. 1 keeps ``decode(encoding)`` equal to the exported
-            reconstruction; the probe is reported at 1, 2 and 3 whatever is exported.
-    """
-
-    latents: int = 1000
-    k: int = 25
-    k_start: int = 100
-    alpha: float = 1.0
-
-    def build(self) -> KSparseAutoencoder:
-        """A fresh model."""
-        return KSparseAutoencoder(PIXELS, self.latents, self.k, alpha=self.alpha, seed=self.seed)
-
-    def k_at(self, epoch: int) -> int:
-        """Latents kept in ``epoch`` (from 0)."""
-        half = self.epochs // 2
-        if epoch >= half:
-            return self.k
-        return round(self.k_start + (self.k - self.k_start) * epoch / half)
-
-    def program(self, model: KSparseAutoencoder, data: DigitData) -> Program:
-        """Adam on the squared error through the kept latents."""
-
-        def objective(image: tf.Tensor) -> Mapping[str, tf.Tensor]:
-            return {"loss": squared_error(image, model(image, training=True))}
-
-        return Autodiff(
-            model,
-            objective,
-            keras.optimizers.Adam(self.learning_rate),
-            lambda epoch: self.batches(data.train_images, epoch),
-            before_epoch=lambda epoch: model.k.assign(self.k_at(epoch)),
-        )
-
-    def evaluate(self, model: KSparseAutoencoder, data: DigitData) -> dict[str, float]:
-        """Reconstruction, sparsity and linear-probe error, with the raw, PCA and random-dictionary controls."""
-        reconstruction = in_chunks(lambda image: model(image, training=False), data.test_images)
-        codes = in_chunks(model.encode, data.train_images), in_chunks(model.encode, data.test_images)
-        scores = {
-            **asdict(score_reconstruction(data.test_images, reconstruction)),
-            **asdict(score_sparsity(codes[1], np.any(codes[0] != 0, axis=0))),
-        }
-        for alpha in (1, 2, 3):
-            wider = KSparseAutoencoder(PIXELS, self.latents, self.k, alpha=alpha)
-            wider.set_weights(model.get_weights())
-            train, test = in_chunks(wider.encode, data.train_images), in_chunks(wider.encode, data.test_images)
-            scores["probe_error" if alpha == 1 else f"probe_error_alpha_{alpha}"] = self.probe_scores(data, train, test)
-        return {**scores, **self.controls(data)}
-
-    def controls(self, data: DigitData) -> dict[str, float]:
-        """What needs no training: raw pixels, PCA, and a random dictionary with the same L0."""
-        train_pca, test_pca, _ = pca_codes(data.train_images, data.test_images, self.probe_pca, self.seed)
-        _, _, rebuilt = pca_codes(data.train_images, data.test_images, self.k, self.seed)
-        random = [
-            random_dictionary_codes(images, self.latents, self.k, self.seed)
-            for images in (data.train_images, data.test_images)
-        ]
-        return {
-            "control_raw_probe_error": self.probe_scores(data, data.train_images, data.test_images),
-            f"control_pca_{self.probe_pca}_probe_error": self.probe_scores(data, train_pca, test_pca),
-            f"control_pca_{self.k}_explained_variance": score_reconstruction(
-                data.test_images, rebuilt
-            ).explained_variance,
-            "control_random_dictionary_probe_error": self.probe_scores(data, *random),
-        }
-
-
 def in_chunks(function: Any, rows: Floats) -> Floats:
     """``function`` over ``rows`` [N, V], a few thousand at a time: float32 [N, D]."""
     return np.concatenate([np.asarray(function(rows[start : start + CHUNK])) for start in range(0, len(rows), CHUNK)])
 
 
-MNIST = (
-    KSparse(
-        name="mnist_k_sparse",
-        summary="k-sparse auto-encoder, tied and linear (Makhzani and Frey)",
-        epochs=30,
-        batch_size=100,
-        learning_rate=1e-3,
-        presets={"quick": {"epochs": 5}},
-    ),
-)
+def controls(data: DigitData, latents: int, l0: int, pca: int, probe_examples: int) -> dict[str, float]:
+    """What needs no training: raw pixels, PCA, and a random dictionary with as many latents and as many active.
+
+    Args:
+        data: the digits.
+        latents: size of the random dictionary D.
+        l0: its active latents, 1..D, and the components of the PCA whose explained variance is compared.
+        pca: components of the PCA whose probe error is compared.
+        probe_examples: training digits on which probes are fitted; 0 for all.
+    """
+    l0 = min(max(l0, 1), latents)
+    train, test = data.train_images[: probe_examples or None], data.test_images
+    random_train, random_test = (random_dictionary_codes(images, latents, l0, seed=0) for images in (train, test))
+    return {
+        **_fixed_controls(data, pca, probe_examples),
+        "control_pca_same_l0_explained_variance": _pca_explained_variance(data, min(l0, PIXELS)),
+        "control_random_dictionary_probe_error": _probe(data, random_train, random_test, probe_examples),
+    }
+
+
+# Training many encoders on the same digits fits the same controls once.
+@lru_cache(maxsize=4)
+def _fixed_controls(data: DigitData, pca: int, probe_examples: int) -> dict[str, float]:
+    train, test, _ = pca_codes(data.train_images, data.test_images, pca, seed=0)
+    return {
+        "control_raw_probe_error": _probe(data, data.train_images, data.test_images, probe_examples),
+        f"control_pca_{pca}_probe_error": _probe(data, train, test, probe_examples),
+    }
+
+
+@lru_cache(maxsize=64)
+def _pca_explained_variance(data: DigitData, components: int) -> float:
+    _, _, rebuilt = pca_codes(data.train_images, data.test_images, components, seed=0)
+    return score_reconstruction(data.test_images, rebuilt).explained_variance
+
+
+@lru_cache(maxsize=3)
+def _load(policy: DataPolicy) -> DigitData:
+    return mnist.load(policy)
+
+
+def _probe(data: DigitData, train: Floats, test: Floats, examples: int) -> float:
+    kept = slice(examples or None)
+    return probe_error(train[kept], data.train_labels[kept], test, data.test_labels)

@@ -11,21 +11,25 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from training.files import write_text
+from training.files import write_text, written_whole
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 HISTORY = "history.jsonl"
+SNAPSHOTS = "snapshots"
+SNAPSHOTS_KEPT = 60
 
 
 class DivergenceError(Exception):
@@ -87,6 +91,7 @@ def train(
     directory: Path,
     checkpoint_every: int = 1,
     validate_every: int = 0,
+    snapshot: Callable[[], NDArray[np.float32] | None] | None = None,
     stop_after: int | None = None,
 ) -> History:
     """Runs ``program`` up to ``epochs`` epochs, going on from the newest checkpoint in ``directory``.
@@ -95,10 +100,12 @@ def train(
         program: what to train.
         name: shown beside the progress bar.
         epochs: total number of epochs, those of earlier runs counted in.
-        directory: receives ``checkpoints/``, ``tensorboard/`` and ``history.jsonl``.
+        directory: receives ``checkpoints/``, ``tensorboard/``, ``snapshots/`` and ``history.jsonl``.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
         validate_every: epochs between calls of ``program.validate``; 0 for never. The last epoch is always validated
             where this is not 0.
+        snapshot: asked for an array after up to 60 of the epochs, evenly spread, the last among them; each is kept as
+            ``snapshots/<epoch>.npy``.
         stop_after: end, as if cut, after this many epochs in this call. For tests and for jobs with a time limit.
 
     Returns:
@@ -127,6 +134,8 @@ def train(
                 scalars.update({f"validation_{key}": value for key, value in program.validate().items()})
             for key, value in scalars.items():
                 tf.summary.scalar(key, value, step=epoch + 1)
+            if snapshot is not None and (is_last or epoch % -(-epochs // SNAPSHOTS_KEPT) == 0):
+                _keep_snapshot(snapshot(), directory / SNAPSHOTS / f"{epoch + 1:05d}.npy")
             history.append({"epoch": epoch + 1, **scalars})
             finished.assign(epoch + 1)
             if is_last or (epoch + 1) % checkpoint_every == 0:
@@ -156,6 +165,12 @@ def _run_epoch(program: Program, epoch: int, name: str) -> dict[str, float]:
             "Lower the learning rate (--set learning_rate=...)."
         )
     return {"seconds": round(time.perf_counter() - started, 3), **scalars}
+
+
+def _keep_snapshot(array: NDArray[np.float32] | None, path: Path) -> None:
+    if array is not None:
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
 
 
 def _progress() -> Progress:
