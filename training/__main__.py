@@ -180,17 +180,19 @@ def _show_scores(name: str, scores: dict[str, float]) -> None:
     console.print(table)
 
 
+def _log_handler() -> logging.Handler:
+    if sys.stderr.isatty():
+        handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False, log_time_format="%X")
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:  # a file: rich would wrap its lines at 80 columns
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    return handler
+
+
 def main() -> None:
     """Runs the command line; known errors are one line on stderr and exit code 1."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        datefmt="%H:%M:%S",
-        # a log file has no width of its own, and rich would wrap its lines at 80 columns
-        handlers=[
-            RichHandler(console=Console(stderr=True, width=None if sys.stderr.isatty() else 200), show_path=False)
-        ],
-    )
+    logging.basicConfig(level=logging.INFO, handlers=[_log_handler()])
     # they tell the inner steps of checkpoints and conversions, which bury what we say of them
     for library in ("absl", "tensorflow", "tf2onnx"):
         logging.getLogger(library).setLevel(logging.WARNING)
