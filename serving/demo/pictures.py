@@ -95,7 +95,8 @@ def latents(values: npt.NDArray[np.float32]) -> Pixels:
     """Latents [D] as the smallest square that holds them, in a perceptual colour map: RGB."""
     side = int(np.ceil(np.sqrt(values.size)))
     square = np.pad(np.abs(values), (0, side * side - values.size)).reshape(side, side)
-    levels = (255 * square / max(float(square.max()), 1e-12)).astype(np.uint8)
+    # the square root lifts the many small latents beside the few large ones
+    levels = (255 * np.sqrt(square / max(float(square.max()), 1e-12))).astype(np.uint8)
     coloured: Pixels = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_MAGMA), cv2.COLOR_BGR2RGB).astype(np.uint8)
     return coloured
 
