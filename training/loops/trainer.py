@@ -93,6 +93,7 @@ def train(
     validate_every: int = 0,
     snapshot: Callable[[], NDArray[np.float32] | None] | None = None,
     stop_after: int | None = None,
+    chief: bool = True,
 ) -> History:
     """Runs ``program`` up to ``epochs`` epochs, going on from the newest checkpoint in ``directory``.
 
@@ -107,6 +108,8 @@ def train(
         snapshot: asked for an array after up to 60 of the epochs, evenly spread, the last among them; each is kept as
             ``snapshots/<epoch>.npy``.
         stop_after: end, as if cut, after this many epochs in this call. For tests and for jobs with a time limit.
+        chief: False in the workers of a distributed training that must not write: they read the same ``directory``
+            and keep step.
 
     Returns:
         The scalars of all epochs.
@@ -124,7 +127,7 @@ def train(
     last = epochs if stop_after is None else min(epochs, first + stop_after)
     history = History.read(directory / HISTORY, first)
 
-    writer = tf.summary.create_file_writer(str(directory / TENSORBOARD))
+    writer = tf.summary.create_file_writer(str(directory / TENSORBOARD)) if chief else tf.summary.create_noop_writer()
     with _progress() as progress, writer.as_default():
         task = progress.add_task(name, total=epochs, completed=first, scalars="")
         for epoch in range(first, last):
@@ -132,12 +135,14 @@ def train(
             is_last = epoch + 1 == epochs
             if validate_every and (is_last or (epoch + 1) % validate_every == 0):
                 scalars.update({f"validation_{key}": value for key, value in program.validate().items()})
+            finished.assign(epoch + 1)
+            if not chief:
+                continue
             for key, value in scalars.items():
                 tf.summary.scalar(key, value, step=epoch + 1)
             if snapshot is not None and (is_last or epoch % -(-epochs // SNAPSHOTS_KEPT) == 0):
                 _keep_snapshot(snapshot(), directory / SNAPSHOTS / f"{epoch + 1:05d}.npy")
             history.append({"epoch": epoch + 1, **scalars})
-            finished.assign(epoch + 1)
             if is_last or (epoch + 1) % checkpoint_every == 0:
                 manager.save(checkpoint_number=epoch + 1)
             text = "  ".join(f"{key} {value:.4g}" for key, value in scalars.items() if key != "seconds")
