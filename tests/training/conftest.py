@@ -25,7 +25,17 @@ TINY = {
         "ask_height": "64",
         "ask_width": "64",
     },
+    "pedestrian_plain": {"epochs": "2"},
+    "pedestrian_l1": {"epochs": "2"},
+    "pedestrian_l2": {"epochs": "2"},
+    "pedestrian_sparse_softabs": {"epochs": "3", "filter_epochs": "1"},
+    "pedestrian_sparse_elu": {"epochs": "3", "filter_epochs": "1"},
     "mnist_k_sparse": {"epochs": "2", "latents": "64", "k": "8", "k_start": "16", "probe_pca": "16"},
+    "mnist_denoising": {"epochs": "2", "latents": "48", "probe_pca": "16"},
+    "mnist_l1_activity": {"epochs": "2", "widths": "12", "probe_pca": "16"},
+    "mnist_undercomplete": {"epochs": "2", "widths": "24,12", "probe_pca": "16"},
+    "mnist_convolutional": {"epochs": "2", "channels": "4,4,2", "probe_pca": "16"},
+    "mnist_variational": {"epochs": "2", "widths": "24", "probe_pca": "16"},
 }
 """Settings with which each experiment trains in a second or two."""
 

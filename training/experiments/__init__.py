@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from training.experiments.autoencoder_family import AUTOENCODER_FAMILY
 from training.experiments.base import Experiment, ExperimentError
 from training.experiments.pedestrian import PEDESTRIAN
+from training.experiments.pedestrian_autoencoders import PEDESTRIAN_AUTOENCODERS
 from training.experiments.sparse_coding import SPARSE_CODING
 
-EXPERIMENTS: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in (*PEDESTRIAN, *SPARSE_CODING)}
+EXPERIMENTS: dict[str, Experiment[Any]] = {
+    experiment.name: experiment
+    for experiment in (*PEDESTRIAN, *PEDESTRIAN_AUTOENCODERS, *SPARSE_CODING, *AUTOENCODER_FAMILY)
+}
 
 
 def experiment_named(name: str) -> Experiment[Any]:
