@@ -12,12 +12,14 @@ from typing import Annotated
 # Before TensorFlow is imported: its start-up notices and CPU feature hints are noise to whoever trains.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import tensorflow as tf
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
 from training.datasets.source import DataError, DataPolicy
+from training.distribution import DistributionError, is_chief, make_strategy
 from training.experiments import EXPERIMENTS, experiment_named
 from training.experiments.base import ExperimentError
 from training.export.parity import ParityError
@@ -25,7 +27,15 @@ from training.loops.trainer import DivergenceError
 from training.runs import Run, RunError, open_run
 from training.samples import write_samples
 
-KNOWN_ERRORS = (DataError, ExperimentError, ParityError, RunError, DivergenceError, OSError)
+KNOWN_ERRORS = (
+    DataError,
+    DistributionError,
+    DivergenceError,
+    ExperimentError,
+    OSError,
+    ParityError,
+    RunError,
+)
 
 app = typer.Typer(
     help="Train, score and export sparse and segmentation auto-encoders.",
@@ -50,6 +60,14 @@ PresetOption = Annotated[str, typer.Option(help="quick, or full for the settings
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be given repeatedly.")
 ]
+StrategyOption = Annotated[
+    str,
+    typer.Option(
+        "--strategy",
+        help="none; mirrored: all GPUs of this machine; multi_worker: the workers that TF_CONFIG names, which share "
+        "the runs folder.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Train anew even where a run exists.")]
 Only = Annotated[str, typer.Option(help='Restrict to these experiments, e.g. "pedestrian_unet mnist_k_sparse".')]
 
@@ -70,10 +88,11 @@ def train(
     data: Data = "auto",
     settings: Settings = None,
     runs: Runs = Path("runs"),
+    strategy: StrategyOption = "none",
     force: Force = False,
 ) -> None:
     """Train one experiment, score it and draw its figures. A run that was cut goes on where it stopped."""
-    _train(name, preset, data, settings or [], runs, force)
+    _train(name, preset, data, settings or [], runs, make_strategy(strategy), force)
 
 
 @app.command("train-all")
@@ -82,10 +101,12 @@ def train_all(
     data: Data = "auto",
     only: Only = "",
     runs: Runs = Path("runs"),
+    strategy: StrategyOption = "none",
     force: Force = False,
 ) -> None:
     """Train every experiment. One failure does not stop the others; it is told at the end, with exit code 1."""
-    _for_each(_names(only), "train", lambda name: _train(name, preset, data, [], runs, force))
+    spread = make_strategy(strategy)
+    _for_each(_names(only), "train", lambda name: _train(name, preset, data, [], runs, spread, force))
 
 
 @app.command()
@@ -127,11 +148,21 @@ def samples(
         typer.echo(f"{name}: {write_samples(open_run(name, runs), output, count)}")
 
 
-def _train(name: str, preset: str, data: str, settings: list[str], runs: Path, force: bool) -> None:
+def _train(
+    name: str,
+    preset: str,
+    data: str,
+    settings: list[str],
+    runs: Path,
+    strategy: tf.distribute.Strategy,
+    force: bool,
+) -> None:
     experiment = experiment_named(name).with_preset(preset).with_settings(_pairs(settings))
     run = Run(experiment, experiment.load_data(_policy(data)), runs / name)
     started = time.perf_counter()
-    run.train(force=force)
+    run.train(force=force, strategy=strategy)
+    if not is_chief(strategy):
+        return
     _show_scores(name, run.scores())
     typer.echo(f"{name}: {run.folder} ({time.perf_counter() - started:.0f} s)")
 

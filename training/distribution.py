@@ -49,6 +49,12 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return kind == "chief" or (kind == "worker" and index == 0)
 
 
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Returns when every worker has come here."""
+    ones = strategy.experimental_distribute_values_from_function(lambda _: tf.constant(1.0))
+    float(strategy.reduce(tf.distribute.ReduceOp.SUM, ones, axis=None))
+
+
 def shares(strategy: tf.distribute.Strategy, batch: Any) -> tuple[Any, Any]:
     """Cuts a batch into one part for each replica.
 

@@ -25,13 +25,16 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
+from training.distribution import DistributionError, is_chief, wait_for_all
 from training.experiments import experiment_named
 from training.experiments.base import Experiment
 from training.export.manifest import TrainingRecord
 from training.export.version_folder import export_version
 from training.files import remove_leftovers, write_json, written_whole
+from training.loops.fit import Autodiff
 from training.loops.trainer import train
 
 logger = logging.getLogger(__name__)
@@ -65,20 +68,33 @@ class Run:
         """Whether training has ended."""
         return (self.folder / WEIGHTS).exists()
 
-    def train(self, *, force: bool = False, stop_after: int | None = None) -> None:
+    def train(
+        self,
+        *,
+        force: bool = False,
+        stop_after: int | None = None,
+        strategy: tf.distribute.Strategy | None = None,
+    ) -> None:
         """Trains, or goes on with a run that was cut; does nothing where the same run is complete.
 
         Args:
             force: start anew, dropping whatever is in the folder.
             stop_after: end, as if cut, after this many epochs.
+            strategy: spreads the training over devices or workers; workers share the run folder.
 
         Raises:
+            DistributionError: the strategy has several replicas and the training is not by automatic differentiation.
             RunError: the folder holds a run of another configuration and ``force`` is not set.
             DivergenceError: the objective left the finite numbers.
         """
-        if force and self.folder.exists():
-            shutil.rmtree(self.folder)
-        self._claim()
+        strategy = strategy or tf.distribute.get_strategy()
+        chief = is_chief(strategy)
+        if chief:
+            if force and self.folder.exists():
+                shutil.rmtree(self.folder)
+            self._claim()
+        if strategy.num_replicas_in_sync > 1:
+            wait_for_all(strategy)
         if self.complete:
             logger.info("%s: trained already (%s); --force trains anew", self.experiment.name, self.folder)
             return
@@ -88,8 +104,14 @@ class Run:
             experiment.name, experiment.preset, self.data.name, self.data.source, experiment.epochs,
         )  # fmt: skip
         keras.utils.set_random_seed(experiment.seed)
-        model = experiment.build()
-        program = experiment.program(model, self.data)
+        with strategy.scope():
+            model = experiment.build()
+            program = experiment.program(model, self.data)
+        if strategy.num_replicas_in_sync > 1 and not isinstance(program, Autodiff):
+            raise DistributionError(
+                f"{experiment.name}: --strategy spreads training by automatic differentiation. Received: a training "
+                f"by {type(program).__name__}"
+            )
         # a checkpoint costs little beside an epoch; twenty of them are plenty to go on from
         history = train(
             program,
@@ -99,7 +121,10 @@ class Run:
             checkpoint_every=max(1, experiment.epochs // 20),
             snapshot=lambda: experiment.snapshot(model),
             stop_after=stop_after,
+            chief=chief,
         )
+        if not chief:
+            return
         if len(history.epochs) < experiment.epochs:
             logger.info("%s: stopped after epoch %d of %d", experiment.name, len(history.epochs), experiment.epochs)
             return
