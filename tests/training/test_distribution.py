@@ -70,7 +70,7 @@ def test_two_workers_end_with_the_weights_of_one(tmp_path: Path) -> None:
 
 
 def test_an_unknown_strategy_is_refused() -> None:
-    with pytest.raises(DistributionError, match="none, mirrored or multi_worker. Received: 'tpu'"):
+    with pytest.raises(DistributionError, match=r"none, mirrored or multi_worker\. Received: 'tpu'"):
         make_strategy("tpu")
 
 
