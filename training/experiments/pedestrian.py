@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from training.datasets import penn_fudan
+from training.datasets import own, penn_fudan
 from training.datasets.pedestrians import PedestrianData, PedestrianScene
 from training.datasets.pipeline import training_pipeline
 from training.datasets.resizing import resize, restore
@@ -50,28 +50,36 @@ class PedestrianExperiment(Experiment[PedestrianData]):
     ask_width: int = 256
     threshold: float = 0.5
 
-    def load_data(self, policy: DataPolicy) -> PedestrianData:
-        """Penn-Fudan, or synthetic streets."""
-        return penn_fudan.load(policy)
+    def load_data(self, choice: str) -> PedestrianData:
+        """Penn-Fudan, synthetic streets, or pictures with masks of one's own."""
+        return own.load_scenes(choice) if own.is_own(choice) else penn_fudan.load(cast(DataPolicy, choice))
 
     def resizing(self) -> Resizing:
         """How a picture is brought to the model."""
         return Resizing(self.resizing_rule, self.ask_height, self.ask_width, self.multiple_of, self.pad_value)
 
     def servable(self, model: keras.Model) -> Servable:
-        """``image`` to ``mask``."""
+        """``image`` to ``mask``, and to the encoding where there is one."""
         free = self.multiple_of > 1
         size = (-1, -1) if free else (self.ask_height, self.ask_width)
         axes = ("batch", "height", "width", "channel")
         return Servable(
             family=self.family,
             model=model,
-            outputs_of=lambda image: {"mask": tf.sigmoid(model(image, training=False))},
+            outputs_of=lambda image: self.outputs_of(model, image),
             input=Tensor("image", "UINT8", (-1, *size, 3), axes, (0.0, 255.0), "RGB"),
-            outputs=(Tensor("mask", "FP32", (-1, *size, 1), axes, (0.0, 1.0)),),
+            outputs=(Tensor("mask", "FP32", (-1, *size, 1), axes, (0.0, 1.0)), *self.further_outputs()),
             resizing=self.resizing(),
             default_threshold=self.threshold,
         )
+
+    def outputs_of(self, model: keras.Model, image: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        """The exported graph, from uint8 [N, H, W, 3] to every output."""
+        return {"mask": tf.sigmoid(model(image, training=False))}
+
+    def further_outputs(self) -> tuple[Tensor, ...]:
+        """What the graph has beside ``mask``."""
+        return ()
 
     def asked(self, scene: PedestrianScene) -> NDArray[np.uint8]:
         """The picture as the model is asked: uint8 [ask_height, ask_width, 3]."""

@@ -39,6 +39,9 @@ def write_onnx(servable: Servable, function: Any, path: Path, *, name: str) -> o
     model.graph.name = name
     model.graph.doc_string = ""
     _describe(model.graph.input, (servable.input,), name)
+    # tf2onnx puts the outputs in the order of their names
+    promised = {output.name: position for position, output in enumerate(servable.outputs)}
+    model.graph.output.sort(key=lambda value: promised.get(value.name, len(promised)))
     _describe(model.graph.output, servable.outputs, name)
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))

@@ -22,6 +22,19 @@ def binary_crossentropy(mask: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=mask, logits=logits))
 
 
+def squared_error(mask: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Mean over all pixels of ``(p - t)²`` with ``p = sigmoid(logits)``: the Brier score.
+
+    Args:
+        mask: float [N, H, W, 1], truth t in 0..1.
+        logits: float [N, H, W, 1].
+
+    Returns:
+        float scalar in 0..1.
+    """
+    return tf.reduce_mean(tf.square(tf.sigmoid(logits) - mask))
+
+
 def soft_dice(mask: tf.Tensor, logits: tf.Tensor, smoothing: float = 1.0) -> tf.Tensor:
     """One minus the soft Dice coefficient over the pixels of the whole batch.
 
