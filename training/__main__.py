@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from training.datasets.source import DataError, DataPolicy
+from training.datasets.source import DataError
 from training.distribution import DistributionError, is_chief, make_strategy
 from training.experiments import EXPERIMENTS, experiment_named
 from training.experiments.base import ExperimentError
@@ -53,7 +53,7 @@ Data = Annotated[
     str,
     typer.Option(
         help="auto: real data from SPARSEWALK_DATA, the cache or the official addresses, else the embedded stand-ins, "
-        "said loudly; real: never the stand-ins; embedded: always."
+        "said loudly; real: never the stand-ins; embedded: always. folder:PATH or coco:FILE: one's own pictures."
     ),
 ]
 PresetOption = Annotated[str, typer.Option(help="quick, or full for the settings behind the published scores.")]
@@ -158,7 +158,7 @@ def _train(
     force: bool,
 ) -> None:
     experiment = experiment_named(name).with_preset(preset).with_settings(_pairs(settings))
-    run = Run(experiment, experiment.load_data(_policy(data)), runs / name)
+    run = Run(experiment, experiment.load_data(data), runs / name)
     started = time.perf_counter()
     run.train(force=force, strategy=strategy)
     if not is_chief(strategy):
@@ -185,13 +185,6 @@ def _for_each(names: list[str], what: str, action: object) -> None:
 
 def _names(only: str) -> list[str]:
     return [experiment_named(name).name for name in only.replace(",", " ").split()] or list(EXPERIMENTS)
-
-
-def _policy(text: str) -> DataPolicy:
-    policies: dict[str, DataPolicy] = {"auto": "auto", "real": "real", "embedded": "embedded"}
-    if text not in policies:
-        raise ExperimentError(f"--data must be one of {', '.join(policies)}. Received: {text!r}")
-    return policies[text]
 
 
 def _pairs(settings: list[str]) -> dict[str, str]:

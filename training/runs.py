@@ -212,6 +212,7 @@ class Run:
             "settings": experiment.settings(),
             "dataset": self.data.name,
             "data_source": self.data.source,
+            **({"data": self.data.location} if self.data.location else {}),
         }
 
     def _update_config(self, **values: Any) -> None:
@@ -255,7 +256,7 @@ def open_run(name: str, runs: Path) -> Run:
         for key, value in config["settings"].items()
     }
     experiment = experiment.with_preset(config["preset"]).with_settings(settings)
-    return Run(experiment, experiment.load_data(config["data_source"]), runs / name)
+    return Run(experiment, experiment.load_data(config.get("data", config["data_source"])), runs / name)
 
 
 def code_revision() -> str:

@@ -31,6 +31,7 @@ class DigitData:
         train_labels: int64 [N], 0..9.
         test_images: float32 [M, 784], 0..1.
         test_labels: int64 [M], 0..9.
+        location: of data of one's own, such that it can be loaded again; "" for the named data sets.
     """
 
     name: str
@@ -39,6 +40,12 @@ class DigitData:
     train_labels: npt.NDArray[np.int64]
     test_images: npt.NDArray[np.float32]
     test_labels: npt.NDArray[np.int64]
+    location: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are at least two classes, without which no probe can be fitted."""
+        return len(np.unique(self.train_labels)) > 1
 
 
 def load() -> DigitData:

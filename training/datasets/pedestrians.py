@@ -37,9 +37,11 @@ class PedestrianData:
         source: "real" or "embedded".
         train: The scenes to learn from.
         test: The scenes to score on; no name is in both.
+        location: Of data of one's own, such that it can be loaded again; "" for the named data sets.
     """
 
     name: str
     source: DataSource
     train: tuple[PedestrianScene, ...]
     test: tuple[PedestrianScene, ...]
+    location: str = ""

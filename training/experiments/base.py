@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from training.datasets.source import DataPolicy, DataSource
+from training.datasets.source import DataSource
 from training.export.servable import Family, Servable
 from training.loops.trainer import Program
 
@@ -36,6 +36,10 @@ class Data(typing.Protocol):
     @property
     def source(self) -> DataSource:
         """Real, or embedded stand-in."""
+
+    @property
+    def location(self) -> str:
+        """Of data of one's own; "" for the named data sets."""
 
 
 DataT = TypeVar("DataT", bound=Data)
@@ -103,8 +107,16 @@ class Experiment(abc.ABC, Generic[DataT]):
         }
 
     @abc.abstractmethod
-    def load_data(self, policy: DataPolicy) -> DataT:
-        """The data set with its split."""
+    def load_data(self, choice: str) -> DataT:
+        """The data set with its split.
+
+        Args:
+            choice: a policy ("auto", "real" or "embedded") for the experiment's own data set, or somebody's data as
+                :mod:`training.datasets.own` reads them ("folder:PATH", "coco:FILE").
+
+        Raises:
+            DataError: the data cannot be had or are at fault.
+        """
 
     @abc.abstractmethod
     def build(self) -> keras.Model:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from training.datasets import mnist
+from training.datasets import mnist, own
 from training.datasets.digits import DigitData
 from training.datasets.source import DataPolicy
 from training.evaluation import figures
@@ -48,9 +49,9 @@ class MnistExperiment(Experiment[DigitData]):
     probe_examples: int = 0
     probe_pca: int = 100
 
-    def load_data(self, policy: DataPolicy) -> DigitData:
-        """MNIST, or scikit-learn's digits scaled up."""
-        return _load(policy)
+    def load_data(self, choice: str) -> DigitData:
+        """MNIST, scikit-learn's digits scaled up, or pictures of one's own."""
+        return _load(choice)
 
     def train_images(self, data: DigitData) -> Floats:
         """The digits that are trained on: float32 [N, 784]."""
@@ -97,13 +98,15 @@ class MnistExperiment(Experiment[DigitData]):
         reconstruction = in_chunks(lambda image: model(image, training=False), data.test_images)
         train, test = in_chunks(model.encode, data.train_images), in_chunks(model.encode, data.test_images)
         sparsity = score_sparsity(test, np.any(train != 0, axis=0))
-        return {
+        scores = {
             **asdict(score_reconstruction(data.test_images, reconstruction)),
             **asdict(sparsity),
             "probe_error": self.probe(data, train, test),
             **self.extra_scores(model, data),
             **controls(data, test.shape[1], round(sparsity.l0), self.probe_pca, self.probe_examples),
         }
+        # pictures of one's own may have no classes, and then there is nothing to probe for
+        return {name: value for name, value in scores.items() if not math.isnan(value)}
 
     def extra_scores(self, model: keras.Model, data: DigitData) -> dict[str, float]:
         """Scores that only this encoder has."""
@@ -111,7 +114,7 @@ class MnistExperiment(Experiment[DigitData]):
         return {}
 
     def probe(self, data: DigitData, train: Floats, test: Floats) -> float:
-        """Linear-probe error of latents [N, D] of the training and [M, D] of the test digits, 0..1."""
+        """Linear-probe error of latents [N, D] of the training and [M, D] of the test digits, 0..1; NaN unlabelled."""
         return _probe(data, train, test, self.probe_examples)
 
     def draw(self, model: keras.Model, data: DigitData, folder: Path) -> list[Path]:
@@ -166,10 +169,12 @@ def _pca_explained_variance(data: DigitData, components: int) -> float:
 
 
 @lru_cache(maxsize=3)
-def _load(policy: DataPolicy) -> DigitData:
-    return mnist.load(policy)
+def _load(choice: str) -> DigitData:
+    return own.load_pictures(choice) if own.is_own(choice) else mnist.load(cast(DataPolicy, choice))
 
 
 def _probe(data: DigitData, train: Floats, test: Floats, examples: int) -> float:
+    if not data.labelled:
+        return math.nan
     kept = slice(examples or None)
     return probe_error(train[kept], data.train_labels[kept], test, data.test_labels)

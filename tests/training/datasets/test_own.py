@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from training.datasets.own import is_own, load_pictures, load_scenes
+from training.datasets.source import DataError
+from training.experiments import EXPERIMENTS
+from training.runs import Run, open_run
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        write(tmp_path / "images" / f"{index}.png", rng.integers(0, 256, (20, 30, 3), np.uint8))
+        mask = np.zeros((20, 30), np.uint8)
+        mask[2:10, index : index + 5] = 1
+        mask[12:15, 20:25] = 7
+        write(tmp_path / "masks" / f"{index}.png", mask)
+    return tmp_path
+
+
+def test_a_folder_of_pictures_and_masks(scenes: Path) -> None:
+    data = load_scenes(f"folder:{scenes}")
+    assert [scene.name for scene in data.train] == ["0", "2", "4"]
+    assert [scene.name for scene in data.test] == ["1", "3"]
+    assert (data.name, data.source) == (f"folder:{scenes.name}", "real")
+    assert data.train[1].picture.shape == (20, 30, 3)
+    assert np.unique(data.train[1].instances).tolist() == [0, 1, 7]
+    assert int(data.train[1].mask.sum()) == 8 * 5 + 3 * 5
+
+
+def test_every_fault_is_told_at_once_by_file_name(scenes: Path) -> None:
+    (scenes / "masks" / "0.png").unlink()
+    write(scenes / "masks" / "1.png", np.zeros((5, 5), np.uint8))
+    (scenes / "images" / "2.png").write_bytes(b"no picture")
+    write(scenes / "masks" / "3.png", np.zeros((20, 30, 3), np.uint8))
+    with pytest.raises(DataError) as caught:
+        load_scenes(f"folder:{scenes}")
+    message = str(caught.value)
+    assert "4 of 5 are at fault" in message
+    assert "0.png: no mask; expected masks/0.png" in message
+    assert "masks/1.png: expected the size of its picture, (20, 30). Received: (5, 5)" in message
+    assert "2.png: no readable picture" in message
+    assert "masks/3.png: expected one channel of 8 or 16 bits" in message
+
+
+def test_a_mask_without_a_picture_is_a_fault(scenes: Path) -> None:
+    (scenes / "images" / "4.png").unlink()
+    with pytest.raises(DataError, match="masks without a picture in images/: 4"):
+        load_scenes(f"folder:{scenes}")
+
+
+def coco(folder: Path, **changes: object) -> str:
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png"):
+        write(folder / "images" / name, rng.integers(0, 256, (20, 30, 3), np.uint8))
+    run_length = coco_mask.encode(np.asfortranarray(np.pad(np.ones((4, 6), np.uint8), ((1, 15), (2, 22)))))
+    run_length["counts"] = run_length["counts"].decode()
+    content = {
+        "images": [{"id": 5, "file_name": "b.png", "height": 20, "width": 30},
+                   {"id": 6, "file_name": "a.png", "height": 20, "width": 30}],
+        "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "car"}],
+        "annotations": [
+            {"id": 1, "image_id": 5, "category_id": 1, "iscrowd": 0, "segmentation": [[3, 3, 9, 3, 9, 12, 3, 12]]},
+            {"id": 2, "image_id": 5, "category_id": 1, "iscrowd": 0, "segmentation": run_length},
+            {"id": 3, "image_id": 6, "category_id": 2, "iscrowd": 0, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]},
+        ],
+        **changes,
+    }  # fmt: skip
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return f"coco:{folder / 'annotations.json'}"
+
+
+def test_coco_annotations_of_persons_become_instances(tmp_path: Path) -> None:
+    data = load_scenes(coco(tmp_path))
+    assert [scene.name for scene in (*data.train, *data.test)] == ["a.png", "b.png"]
+    assert not data.train[0].mask.any()  # a car is no person
+    assert np.unique(data.test[0].instances).tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(data.test[0].instances[1:5, 2:8], 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [{"id": 1, "file_name": "gone.png", "height": 1, "width": 1}] * 2}, "gone.png: no such picture"),
+        (
+            {"images": [{"id": 1, "file_name": "a.png", "height": 9, "width": 9}] * 2},
+            "a.png: expected 9x9 as annotated. Received: 20x30",
+        ),
+        ({"images": [{"id": 1}]}, "every image has .*'file_name'.*Received: "),
+        ({"annotations": [{"id": 1}]}, "lacks a field that COCO's format has"),
+    ],
+)
+def test_coco_faults(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_scenes(coco(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": []}'])
+def test_what_is_not_coco(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(DataError, match=r"x\.json: (expected COCO's JSON|COCO's JSON has lists)"):
+        load_scenes(f"coco:{tmp_path / 'x.json'}")
+
+
+@pytest.mark.parametrize("choice", ["folder:", "folder:/nowhere", "coco:/nowhere.json"])
+def test_what_is_not_there(choice: str) -> None:
+    with pytest.raises(DataError, match="expects an existing"):
+        load_scenes(choice)
+
+
+def test_policies_are_not_data_of_one_s_own() -> None:
+    assert [is_own(choice) for choice in ("auto", "real", "embedded", "folder:x", "coco:x")] == [0, 0, 0, 1, 1]
+
+
+def test_any_pictures_for_the_encoders_of_digits_with_folders_as_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label, shape in (("cat", (40, 60, 3)), ("dog", (10, 12, 3)), ("dog", (28, 28))):
+        write(tmp_path / label / f"{shape[0]}.png", rng.integers(0, 256, shape, np.uint8))
+    write(tmp_path / "cat" / "white.png", np.full((50, 50), 255, np.uint8))
+    data = load_pictures(f"folder:{tmp_path}")
+    assert data.labelled
+    assert sorted([*data.train_labels, *data.test_labels]) == [0, 0, 1, 1]
+    assert data.train_images.shape == (2, 784)
+    np.testing.assert_array_equal(data.test_images[0], 1.0)  # cat/white.png: second by name
+
+
+def test_pictures_without_classes_are_trained_on_and_reopened_but_not_probed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        write(tmp_path / "pictures" / f"{index:02}.png", rng.integers(0, 256, (28, 28), np.uint8))
+    settings = {"epochs": "1", "latents": "16", "k": "4", "k_start": "4", "probe_pca": "4"}
+    experiment = EXPERIMENTS["mnist_k_sparse"].with_settings(settings)
+    data = experiment.load_data(f"folder:{tmp_path / 'pictures'}")
+    run = Run(experiment, data, tmp_path / "runs" / "mnist_k_sparse")
+    run.train()
+    again = open_run("mnist_k_sparse", tmp_path / "runs")
+    scores = again.scores()
+    assert "explained_variance" in scores
+    assert not any("probe" in name for name in scores)

@@ -1,0 +1,221 @@
+"""One's own data: ``--data folder:PATH`` or ``--data coco:FILE``.
+
+For segmentation::
+
+    folder:PATH     PATH/images/NAME.{jpg,jpeg,png,bmp,webp} with PATH/masks/NAME.png: 0 is background, every other
+                    value a person
+    coco:FILE       annotations in COCO's JSON; the pictures lie beside FILE or in images/ beside it. Persons are the
+                    categories named "person" or "pedestrian", or all categories where there is none of them
+
+For the encoders of digits::
+
+    folder:PATH     any pictures, below PATH at any depth; each becomes 28x28 grey values. Where they lie in folders of
+                    their own, as torchvision's ImageFolder has it, these are the classes of the linear probes
+
+Sorted by name, every other picture is for training and the rest for testing, as with Penn-Fudan. Everything is checked
+before anything is trained, and all faults are told at once, by file name.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pycocotools.coco import COCO
+
+from training.datasets.digits import SIDE, DigitData
+from training.datasets.pedestrians import PedestrianData, PedestrianScene
+from training.datasets.source import DataError
+
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+PERSONS = ("person", "pedestrian")
+_KINDS = ("folder", "coco")
+_IMAGE_FIELDS = {"id", "file_name", "height", "width"}
+
+T = TypeVar("T")
+
+
+def is_own(choice: str) -> bool:
+    """Whether ``choice`` names data of one's own rather than a policy."""
+    return choice.partition(":")[0] in _KINDS and ":" in choice
+
+
+def load_scenes(choice: str) -> PedestrianData:
+    """Pictures with pedestrian masks.
+
+    Args:
+        choice: "folder:PATH" or "coco:FILE".
+
+    Raises:
+        DataError: no pictures, or faults; all of them, by file name.
+    """
+    kind, path = _split(choice)
+    scenes = _folder_scenes(path) if kind == "folder" else _coco_scenes(path)
+    train, test = _halves(scenes, path)
+    return PedestrianData(f"{kind}:{path.name}", "real", train, test, location=f"{kind}:{path}")
+
+
+def load_pictures(choice: str) -> DigitData:
+    """Any pictures as 28x28 grey values in 0..1.
+
+    Args:
+        choice: "folder:PATH".
+
+    Raises:
+        DataError: no pictures, or faults; all of them, by file name.
+    """
+    kind, path = _split(choice)
+    if kind != "folder":
+        raise DataError(f"an encoder of 28x28 pictures reads folder:PATH. Received: {choice}")
+    files = _sorted_files(path, "**/*")
+    classes = sorted({file.parent for file in files})
+    label_of = {folder: index for index, folder in enumerate(classes)}
+    rows = _all_or_faults(files, lambda file: (_grey_row(file), label_of[file.parent]), path)
+    train, test = _halves(rows, path)
+    return DigitData(
+        f"folder:{path.name}",
+        "real",
+        np.stack([row for row, _ in train]),
+        np.array([label for _, label in train], np.int64),
+        np.stack([row for row, _ in test]),
+        np.array([label for _, label in test], np.int64),
+        location=f"folder:{path}",
+    )
+
+
+def _split(choice: str) -> tuple[str, Path]:
+    kind, _, text = choice.partition(":")
+    path = Path(text).expanduser().resolve()
+    expected = path.is_dir() if kind == "folder" else path.is_file()
+    if not text or not expected:
+        what = "folder" if kind == "folder" else "JSON file"
+        raise DataError(f"{kind}: expects an existing {what}. Received: {text!r}")
+    return kind, path
+
+
+def _sorted_files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in folder.glob(pattern) if file.suffix.lower() in PICTURES and file.is_file())
+
+
+def _all_or_faults(items: Sequence[Any], load: Callable[[Any], T], where: Path) -> list[T]:
+    """Loads everything; where anything is at fault, raises one error that lists all faults."""
+    loaded, faults = [], []
+    for item in items:
+        try:
+            loaded.append(load(item))
+        except (DataError, OSError) as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError(f"{where}: {len(faults)} of {len(items)} are at fault:\n  " + "\n  ".join(faults))
+    return loaded
+
+
+def _halves(items: Sequence[T], where: Path) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    if len(items) < 2:
+        raise DataError(f"{where}: expected at least 2 pictures, to train on and to test. Received: {len(items)}")
+    return tuple(items[0::2]), tuple(items[1::2])
+
+
+def _folder_scenes(path: Path) -> list[PedestrianScene]:
+    pictures = _sorted_files(path / "images", "*")
+    masks = {file.stem: file for file in (path / "masks").glob("*.png")}
+
+    def load(file: Path) -> PedestrianScene:
+        if file.stem not in masks:
+            raise DataError(f"{file.name}: no mask; expected masks/{file.stem}.png")
+        picture, mask = _read(file, "RGB"), _read(masks[file.stem], None)
+        if mask.ndim != 2 or mask.dtype not in (np.uint8, np.uint16):
+            raise DataError(
+                f"masks/{file.stem}.png: expected one channel of 8 or 16 bits. Received: {mask.dtype} {mask.shape}"
+            )
+        if mask.shape != picture.shape[:2]:
+            raise DataError(
+                f"masks/{file.stem}.png: expected the size of its picture, {picture.shape[:2]}. Received: {mask.shape}"
+            )
+        return PedestrianScene(file.stem, picture, mask)
+
+    scenes = _all_or_faults(pictures, load, path)
+    orphans = sorted(set(masks) - {file.stem for file in pictures})
+    if orphans:
+        raise DataError(f"{path}: masks without a picture in images/: {', '.join(orphans)}")
+    return scenes
+
+
+def _coco_scenes(path: Path) -> list[PedestrianScene]:
+    coco = _read_coco(path)
+    wanted = [each["id"] for each in coco.dataset.get("categories", []) if each.get("name", "").lower() in PERSONS]
+
+    def load(entry: dict[str, Any]) -> PedestrianScene:
+        name = entry["file_name"]
+        file = next((place / name for place in (path.parent, path.parent / "images") if (place / name).is_file()), None)
+        if file is None:
+            raise DataError(f"{name}: no such picture beside {path.name} or in images/")
+        picture = _read(file, "RGB")
+        if picture.shape[:2] != (entry["height"], entry["width"]):
+            raise DataError(
+                f"{name}: expected {entry['height']}x{entry['width']} as annotated. "
+                f"Received: {picture.shape[0]}x{picture.shape[1]}"
+            )
+        instances = np.zeros(picture.shape[:2], np.uint16)
+        for number, annotation in enumerate(_annotations(coco, entry["id"], wanted), start=1):
+            instances[_mask_of(coco, annotation, name)] = number
+        return PedestrianScene(name, picture, instances)
+
+    return _all_or_faults(sorted(coco.dataset["images"], key=lambda each: str(each["file_name"])), load, path)
+
+
+def _read_coco(path: Path) -> COCO:
+    coco = COCO()
+    try:
+        coco.dataset = _json(path)
+        missing = {"images", "annotations"} - set(coco.dataset)
+        if missing:
+            raise DataError(f"{path}: COCO's JSON has lists 'images' and 'annotations'. Received: no {sorted(missing)}")
+        incomplete = [entry for entry in coco.dataset["images"] if not _IMAGE_FIELDS <= set(entry)]
+        if incomplete:
+            raise DataError(f"{path}: every image has {sorted(_IMAGE_FIELDS)}. Received: {incomplete}")
+        coco.createIndex()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: an entry lacks a field that COCO's format has. Received: {error!r}") from error
+    return coco
+
+
+def _annotations(coco: COCO, image: int, categories: list[int]) -> Iterator[dict[str, Any]]:
+    yield from coco.loadAnns(coco.getAnnIds(imgIds=[image], catIds=categories))
+
+
+def _mask_of(coco: COCO, annotation: dict[str, Any], name: str) -> npt.NDArray[np.bool_]:
+    try:
+        mask: npt.NDArray[np.bool_] = coco.annToMask(annotation) > 0
+    except Exception as error:  # pycocotools raises whatever its C part makes of a broken segmentation
+        raise DataError(f"{name}: annotation {annotation.get('id')} has no readable segmentation ({error})") from error
+    return mask
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: expected COCO's JSON. Received: {error}") from error
+    return value
+
+
+def _grey_row(file: Path) -> npt.NDArray[np.float32]:
+    grey = _read(file, "L")
+    shrinks = grey.shape[0] >= SIDE and grey.shape[1] >= SIDE
+    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    row: npt.NDArray[np.float32] = small.reshape(-1).astype(np.float32) / np.float32(255)
+    return row
+
+
+def _read(file: Path, mode: str | None) -> npt.NDArray[Any]:
+    try:
+        with Image.open(file) as image:
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(upright.convert(mode) if mode else upright)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{file.name}: no readable picture ({error})") from error
