@@ -175,7 +175,7 @@ def _read_coco(path: Path) -> COCO:
         missing = {"images", "annotations"} - set(coco.dataset)
         if missing:
             raise DataError(f"{path}: COCO's JSON has lists 'images' and 'annotations'. Received: no {sorted(missing)}")
-        incomplete = [entry for entry in coco.dataset["images"] if not _IMAGE_FIELDS <= set(entry)]
+        incomplete = [entry for entry in coco.dataset["images"] if not set(entry) >= _IMAGE_FIELDS]
         if incomplete:
             raise DataError(f"{path}: every image has {sorted(_IMAGE_FIELDS)}. Received: {incomplete}")
         coco.createIndex()

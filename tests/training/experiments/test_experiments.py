@@ -58,7 +58,7 @@ def test_a_preset_states_only_its_difference() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda: experiment_named("mnist_k_sparce"), r"pedestrian_unet, .*mnist_k_sparse.*\. Received: 'mnist_k_sparce'"),
+        (lambda: experiment_named("mnist_k_sparce"), r"pedestrian_unet, .*mnist_k_sparse.*'mnist_k_sparce'"),
         (lambda: EXPERIMENTS["mnist_k_sparse"].with_preset("best"), r"presets quick, full\. Received: 'best'"),
         (lambda: EXPERIMENTS["mnist_k_sparse"].with_settings({"lr": "1"}), r"learning_rate.*Received: 'lr'"),
         (lambda: EXPERIMENTS["mnist_k_sparse"].with_settings({"k": "ten"}), r"'k' must be int\. Received: 'ten'"),
