@@ -79,10 +79,14 @@ class Experiment(abc.ABC, Generic[DataT]):
         Raises:
             ExperimentError: the experiment has no such preset; names those it has.
         """
-        known = [*self.presets, FULL]
+        known = self.known_presets()
         if preset not in known:
             raise ExperimentError(f"{self.name}: expected one of the presets {', '.join(known)}. Received: {preset!r}")
         return dataclasses.replace(self, **self.presets.get(preset, {}), preset=preset)
+
+    def known_presets(self) -> list[str]:
+        """The presets that this experiment has."""
+        return [*self.presets, FULL]
 
     def with_settings(self, settings: Mapping[str, str]) -> Self:
         """This experiment with fields changed from text, as ``--set learning_rate=0.01`` does.

@@ -150,3 +150,13 @@ def test_one_failure_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytes
     assert "train failed for 1 of" in result.output
     assert "pedestrian_unet: RunError: no luck" in result.output
     assert done == [name for name in EXPERIMENTS if name != "pedestrian_unet"]
+
+
+def test_train_all_trains_those_that_have_the_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    monkeypatch.setattr("training.__main__._train", lambda name, *_: done.append(name))
+    assert CliRunner().invoke(app, ["train-all", "--preset=full", f"--runs={tmp_path}"]).exit_code == 0
+    assert done == list(EXPERIMENTS)
+    done.clear()
+    assert CliRunner().invoke(app, ["train-all", "--preset=blog", f"--runs={tmp_path}"]).exit_code == 0
+    assert done == [name for name, experiment in EXPERIMENTS.items() if "blog" in experiment.presets]
