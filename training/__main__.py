@@ -110,7 +110,10 @@ def train_all(
     strategy: StrategyOption = "none",
     force: Force = False,
 ) -> None:
-    """Train every experiment that has the preset. One failure does not stop the others; it is told at the end, with exit code 1."""
+    """Train every experiment that has the preset.
+
+    One failure does not stop the others; it is told at the end, with exit code 1.
+    """
     spread = make_strategy(strategy)
     names = _names(only)
     if not only:  # not every encoder has a program to be true to
