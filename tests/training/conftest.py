@@ -36,6 +36,7 @@ TINY = {
     "mnist_undercomplete": {"epochs": "2", "widths": "24,12", "probe_pca": "16"},
     "mnist_convolutional": {"epochs": "2", "channels": "4,4,2", "probe_pca": "16"},
     "mnist_variational": {"epochs": "2", "widths": "24", "probe_pca": "16"},
+    "mnist_sparse_filtering": {"epochs": "2", "latents": "24", "iterations": "5", "probe_pca": "16"},
 }
 """Settings with which each experiment trains in a second or two."""
 

@@ -9,10 +9,11 @@ from training.experiments.base import Experiment, ExperimentError
 from training.experiments.pedestrian import PEDESTRIAN
 from training.experiments.pedestrian_autoencoders import PEDESTRIAN_AUTOENCODERS
 from training.experiments.sparse_coding import SPARSE_CODING
+from training.experiments.sparse_filtering import SPARSE_FILTERING
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
     experiment.name: experiment
-    for experiment in (*PEDESTRIAN, *PEDESTRIAN_AUTOENCODERS, *SPARSE_CODING, *AUTOENCODER_FAMILY)
+    for experiment in (*PEDESTRIAN, *PEDESTRIAN_AUTOENCODERS, *SPARSE_CODING, *AUTOENCODER_FAMILY, *SPARSE_FILTERING)
 }
 
 
