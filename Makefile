@@ -15,7 +15,7 @@ RUNS ?= runs
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format protos constraints train-all export serve clean
+.PHONY: help demo test lint format protos conformance-clients constraints train-all export serve clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,15 @@ format: $(READY) ## Format the code and mend what can be mended
 
 protos: $(READY) ## Generate serving/pb from protos/
 	$(BIN)/python -m grpc_tools.protoc -Iserving/pb=protos --python_out=. --pyi_out=. --grpc_python_out=. \
-	  protos/sparsewalk/v1/encoder.proto
+	  $$(find protos -name '*.proto' | sort)
+
+conformance-clients: .venv-tritonclient/.ready ## Install the stock Triton client, for its conformance tests
+
+# In an environment of its own: it wants an older protobuf than the service.
+.venv-tritonclient/.ready:
+	$(PYTHON) -m venv .venv-tritonclient
+	.venv-tritonclient/bin/pip install --quiet --disable-pip-version-check 'tritonclient[grpc]==2.73.0'
+	@touch $@
 
 constraints: $(READY) ## Write constraints.txt from what is installed
 	@{ head -1 constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+=='; } > constraints.new
@@ -68,4 +76,4 @@ serve: $(READY) ## Serve models/
 	$(BIN)/python -m serving --model-repository $(MODELS)
 
 clean: ## Remove the environment and caches; runs and models stay
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-tritonclient *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

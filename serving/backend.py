@@ -18,10 +18,12 @@ from typing import Any, Literal
 import numpy.typing as npt
 import onnxruntime as ort
 
+from serving import graph
 from serving.errors import ModelError, ProviderError
 from serving.manifest import Manifest, TensorSpec
 
 FILE_NAME = "model.onnx"
+ENCODING = "encoding"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 VERSION: str = ort.__version__
 
@@ -92,6 +94,7 @@ class OnnxBackend:
 
     Attributes:
         provider: the execution provider really in use.
+        decodes: the outputs that follow from an encoding alone; see ``graph.py``.
         one_thread: whether all runs should come from one thread, as CUDA keeps streams and memory for each that calls.
 
     Raises:
@@ -113,6 +116,9 @@ class OnnxBackend:
             )
         # The bytes that were hashed are the bytes that run, whatever happens to the file meanwhile.
         self._session = _open_session(path, model, runtime)
+        self._encoder: Any = None
+        self._decoder: Any = None
+        self.decodes: tuple[str, ...] = ()
         self.provider: str = self._session.get_providers()[0]
         self.one_thread = self.provider != CPU
         if self.provider != runtime.provider:
@@ -122,6 +128,8 @@ class OnnxBackend:
             _log.warning("%s", complaint)
         _compare(path, "input", manifest.inputs, self._session.get_inputs())
         _compare(path, "output", manifest.outputs, self._session.get_outputs())
+        if manifest.output(ENCODING) is not None and len(manifest.outputs) > 1:
+            self._open_halves(path, model, runtime)
         self._options = ort.RunOptions()
         self._options.log_severity_level = _SEVERITY_FATAL
 
@@ -129,14 +137,30 @@ class OnnxBackend:
         """Runs the model.
 
         Args:
-            inputs: name -> array [rows, ...] of the manifest's dtypes and shapes.
+            inputs: name -> array [rows, ...] of the manifest's dtypes and shapes; or the encoding alone, for outputs in
+                ``decodes``.
             outputs: names of those wanted.
 
         Returns:
             The outputs, in that order.
         """
-        results: list[Array] = self._session.run(outputs, inputs, self._options)
+        session = self._session
+        if ENCODING in inputs:
+            session = self._decoder
+        elif self._encoder is not None and outputs == (ENCODING,):
+            session = self._encoder
+        results: list[Array] = session.run(outputs, inputs, self._options)
         return results
+
+    def _open_halves(self, path: Path, model: bytes, runtime: Runtime) -> None:
+        encoder = graph.encoder_half(model, ENCODING)
+        if encoder is not None:
+            self._encoder = _open_session(path, encoder, runtime)
+        decoder = graph.decoder_half(model, ENCODING)
+        if decoder is not None:
+            half, outputs = decoder
+            self._decoder = _open_session(path, half, runtime)
+            self.decodes = tuple(outputs)
 
 
 def _open_session(path: Path, model: bytes, runtime: Runtime) -> Any:

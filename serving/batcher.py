@@ -1,137 +1,110 @@
 """The dynamic batcher: joins what waits for one model into one run, and sends each row home.
 
-* No added delay: when the model is free it takes what is there, and nothing waits for company.
-* Only requests with equal shapes and the same outputs share a run; the oldest request always goes first.
+* No added delay by default: when the model is free it takes what is there, and nothing waits for company. With a delay
+  the first in line waits at most that long for a full batch, however many come after it.
+* Only requests with equal shapes and the same outputs share a run. Priority 1 goes before 2, and so on; of equal
+  priority the oldest goes first. Priorities are strict: a model kept busy by the first never gets to the last.
 * A run never holds more than ``max_batch_size`` rows. A request with more is refused, not split: the caller knows
   best how to cut it, and its parts then compete fairly with everyone else's.
+* With allowed batch sizes each run is filled up to the next of them, so that the provider sees few shapes. What is
+  filled in is a copy of the first row, hence a valid one, and is cut off again.
 * The queue is bounded and refuses at once when full.
 * A cancelled or expired request leaves the queue at once, and its slot is free; it never reaches the model.
-* One run at a time. Runs happen on one thread of the batcher's, since CUDA keeps streams and memory per calling
-  thread. Where that does not matter (``caller_runs``), a request that finds the model idle runs on its caller's
-  thread instead: two thread switches cost more than a small encoder's whole run.
-
-Left out on purpose: waiting for a fuller batch, padding to fixed sizes, priorities.
+* As many runs at once as there are instances. Runs happen on one thread of the batcher's for each, since CUDA keeps
+  streams and memory per calling thread. Where that does not matter (``caller_runs``), a request that finds the model
+  idle runs on its caller's thread instead: two thread switches cost more than a small encoder's whole run.
 """
 
+import bisect
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.call import Call
-from serving.errors import (
-    CancelledError,
-    DeadlineError,
-    InferenceError,
-    InvalidInputError,
-    OverloadedError,
-    RequestError,
-    UnavailableError,
-)
+from serving.errors import InferenceError, InvalidInputError, OverloadedError, UnavailableError
+from serving.model_settings import Limits
+from serving.ticket import Rows, Ticket, count_rows
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array], tuple[str, ...]], list[Array]]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """What one request gets back.
+class Batch:
+    """What one run held.
 
     Attributes:
-        outputs: name -> array [rows, ...], the request's own rows.
-        queue_seconds: from submission to the start of the run.
-        inference_seconds: the run that held these rows, joining included.
-        batch_rows: rows in that run, other callers' included.
+        rows: those of the callers.
+        padding: rows filled in.
+        seconds: the run, joining included.
     """
 
-    outputs: dict[str, Array]
-    queue_seconds: float
-    inference_seconds: float
-    batch_rows: int
-
-
-class Ticket:
-    """A place in the queue; ``result()`` waits for the rows."""
-
-    __slots__ = ("_batcher", "_done", "_outcome", "call", "inputs", "key", "rows", "submitted")
-
-    def __init__(self, batcher: "DynamicBatcher", inputs: Mapping[str, Array], outputs: tuple[str, ...], call: Call):
-        self._batcher = batcher
-        self._done = threading.Event()
-        self._outcome: Rows | Exception | None = None
-        self.call = call
-        self.inputs = inputs
-        self.key = (outputs, tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items()))
-        self.rows = _count_rows(inputs)
-        self.submitted = time.monotonic()
-
-    def result(self) -> Rows:
-        """Waits for the rows, at most until the call's deadline.
-
-        Raises:
-            CancelledError: the caller went away.
-            DeadlineError: the deadline passed; the model may still be busy with others or with this.
-            UnavailableError: the batcher closed before the run.
-            InferenceError: the run failed; the cause is attached.
-        """
-        if not self._done.wait(self.call.remaining()):
-            self._batcher.withdraw(self)
-        outcome = self._outcome
-        if isinstance(outcome, Rows):
-            return outcome
-        if isinstance(outcome, RequestError):
-            raise outcome
-        raise self._batcher.failure() from outcome
-
-    def settle(self, outcome: Rows | Exception) -> None:
-        """Sets the outcome; the first one counts. Called with the batcher's lock held."""
-        if self._outcome is None:
-            self._outcome = outcome
-            self._done.set()
+    rows: int
+    padding: int
+    seconds: float
 
 
 class DynamicBatcher:
     """Joins requests for one model.
 
     Args:
-        run: maps (name -> array [rows, ...], output names) to the outputs in that order; never called twice at once.
-        name: of the model, for messages and the thread.
-        max_batch_size: most rows in one run.
-        max_queue_size: most requests waiting; those in the run under way do not count.
-        caller_runs: whether ``run`` may be called on any thread, and so on that of a caller who finds the model idle.
-        on_batch: told the number of rows before each run.
+        runs: one for each instance. Each maps (name -> array [rows, ...], output names) to the outputs in that order,
+            and is never called twice at once unless ``caller_runs``.
+        name: of the model, for messages and the threads.
+        limits: sizes, delay and instances; there are as many runs as instances.
+        caller_runs: whether the first of ``runs`` may be called on any thread and while it runs, and so on that of a
+            caller who finds the model idle.
+        on_batch: told of each run that went well.
     """
 
     def __init__(
         self,
-        run: Run,
+        runs: Sequence[Run],
         *,
         name: str,
-        max_batch_size: int,
-        max_queue_size: int,
+        limits: Limits,
         caller_runs: bool,
-        on_batch: Callable[[int], None],
+        on_batch: Callable[[Batch], None],
     ) -> None:
         self.name = name
-        self.max_batch_size = max_batch_size
-        self.max_queue_size = max_queue_size
-        self._run = run
-        self._caller_runs = caller_runs
+        self.limits = limits
+        self._sizes = limits.batch_sizes()
+        self._runs = runs
+        # Somebody who runs on his own thread waits for nobody.
+        self._caller_runs = caller_runs and limits.max_queue_delay == 0
         self._on_batch = on_batch
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: list[Ticket] = []
         self._changed = threading.Condition(threading.Lock())
-        self._busy = False
+        self._busy = 0
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name=f"run-{name}", daemon=True)
+        self._threads: list[threading.Thread] = []
 
-    def start(self) -> None:
-        """Starts the run thread."""
-        self._thread.start()
+    def start(self, warm_up: Callable[[Run], None] = lambda _: None) -> None:
+        """Starts the run threads.
+
+        Args:
+            warm_up: what each of them does first, with its run; this waits until all are through.
+
+        Raises:
+            Exception: whatever ``warm_up`` raised first; the batcher is then closed.
+        """
+        outcomes: SimpleQueue[Exception | None] = SimpleQueue()
+        for number, run in enumerate(self._runs):
+            name = f"run-{self.name}-{number}"
+            self._threads.append(
+                threading.Thread(target=self._work, args=(run, warm_up, outcomes), name=name, daemon=True)
+            )
+            self._threads[-1].start()
+        failures = [error for error in [outcomes.get() for _ in self._runs] if error is not None]
+        if failures:
+            self.close()
+            raise failures[0]
 
     @property
     def depth(self) -> int:
@@ -153,13 +126,13 @@ class DynamicBatcher:
             return self.submit(inputs, outputs, call).result()
         try:
             call.check()
-            rows = _count_rows(inputs)
+            rows = count_rows(inputs)
             self._check_rows(rows)
             started = time.monotonic()
             try:
-                results = self._compute(inputs, outputs, rows)
+                results = self._compute(self._runs[0], (inputs,), outputs, rows, started)
             except Exception as error:
-                raise self.failure() from error
+                raise InferenceError(f"the run of {self.name} failed") from error
             return Rows(dict(zip(outputs, results, strict=True)), 0.0, time.monotonic() - started, rows)
         finally:
             self._yield()
@@ -177,14 +150,14 @@ class DynamicBatcher:
             OverloadedError: the queue is full.
             UnavailableError: the batcher is closed.
         """
-        ticket = Ticket(self, inputs, outputs, call)
+        ticket = Ticket(inputs, outputs, call, self.withdraw)
         self._check_rows(ticket.rows)
         with self._changed:
             if self._closing:
                 raise UnavailableError(f"{self.name} is shutting down")
-            if len(self._waiting) >= self.max_queue_size:
-                raise OverloadedError(f"the queue of {self.name} is full ({self.max_queue_size} requests wait)")
-            self._waiting.append(ticket)
+            if len(self._waiting) >= self.limits.max_queue_size:
+                raise OverloadedError(f"the queue of {self.name} is full ({self.limits.max_queue_size} requests wait)")
+            bisect.insort(self._waiting, ticket, key=_place)
             self._changed.notify()
         call.watch(lambda: self.withdraw(ticket))
         return ticket
@@ -194,51 +167,55 @@ class DynamicBatcher:
         with self._changed:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
-            ticket.settle(_end_of(ticket.call))
+            ticket.expire()
 
     def close(self, timeout: float | None = None) -> None:
-        """Takes no more requests, runs those that wait, and ends the run thread.
+        """Takes no more requests, runs those that wait, and ends the run threads.
 
         Args:
             timeout: seconds for that; afterwards those still waiting get an UnavailableError.
         """
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        self._thread.join(timeout)
+            self._changed.notify_all()
+        end = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
         with self._changed:
             while self._waiting:
-                self._waiting.popleft().settle(UnavailableError(f"{self.name} is shutting down"))
-
-    def failure(self) -> InferenceError:
-        """What callers are told when a run fails; the cause is attached by who raises it."""
-        return InferenceError(f"the run of {self.name} failed")
+                self._waiting.pop().settle(UnavailableError(f"{self.name} is shutting down"))
 
     def _check_rows(self, rows: int) -> None:
-        if rows > self.max_batch_size:
+        if rows > self.limits.max_batch_size:
             raise InvalidInputError(
-                f"{self.name} takes at most {self.max_batch_size} rows in one request. Received: {rows}"
+                f"{self.name} takes at most {self.limits.max_batch_size} rows in one request. Received: {rows}"
             )
 
     def _seize(self) -> bool:
         """Takes the model for the calling thread if it is idle and no one waits."""
         with self._changed:
-            if self._busy or self._waiting or self._closing:
+            if self._busy == len(self._runs) or self._waiting or self._closing:
                 return False
-            self._busy = True
+            self._busy += 1
             return True
 
     def _yield(self) -> None:
-        """Gives the model back, to those who came meanwhile if there are any."""
+        """Gives an instance back, to those who came meanwhile if there are any."""
         with self._changed:
-            self._busy = False
+            self._busy -= 1
             if self._waiting or self._closing:
                 self._changed.notify()
 
-    def _work(self) -> None:
+    def _work(self, run: Run, warm_up: Callable[[Run], None], outcomes: "SimpleQueue[Exception | None]") -> None:
+        try:
+            warm_up(run)
+        except Exception as error:
+            outcomes.put(error)
+            return
+        outcomes.put(None)
         while batch := self._next_batch():
             try:
-                self._execute(batch)
+                self._execute(run, batch)
             finally:
                 self._yield()
 
@@ -246,26 +223,48 @@ class DynamicBatcher:
         """Waits for work; an empty list means that the batcher is closed and drained."""
         with self._changed:
             while True:
-                if not self._busy:
-                    batch = self._gather()
-                    if batch:
-                        self._busy = True
-                        return batch
-                    if self._closing:
+                pause = None
+                if self._busy < len(self._runs):
+                    self._drop_dead()
+                    if self._waiting:
+                        pause = self._pause()
+                        if pause <= 0:
+                            batch = self._gather()
+                            self._busy += 1
+                            if self._waiting:
+                                self._changed.notify()
+                            return batch
+                    elif self._closing:
+                        # The next thread finds this out for itself.
+                        self._changed.notify()
                         return []
-                self._changed.wait()
+                self._changed.wait(pause)
+
+    def _drop_dead(self) -> None:
+        """Lets go of the tickets that nobody waits for. The lock is held, as in the next two."""
+        for ticket in [ticket for ticket in self._waiting if ticket.call.over]:
+            self._waiting.remove(ticket)
+            ticket.expire()
+
+    def _pause(self) -> float:
+        """Seconds for which the first in line still waits for company; 0 or less when it goes now."""
+        if self.limits.max_queue_delay == 0 or self._closing:
+            return 0.0
+        first = self._waiting[0]
+        rows = sum(ticket.rows for ticket in self._waiting if ticket.key == first.key)
+        if rows >= self.limits.max_batch_size:
+            return 0.0
+        return first.submitted + self.limits.max_queue_delay - time.monotonic()
 
     def _gather(self) -> list[Ticket]:
-        """Takes the oldest live ticket and its equals, as far as they fit; drops the dead. The lock is held."""
+        """Takes the first ticket and its equals, as far as they fit."""
         batch: list[Ticket] = []
-        rest: deque[Ticket] = deque()
+        rest: list[Ticket] = []
         rows, full = 0, False
         for ticket in self._waiting:
-            if ticket.call.over:
-                ticket.settle(_end_of(ticket.call))
-            elif full or (batch and ticket.key != batch[0].key):
+            if full or (batch and ticket.key != batch[0].key):
                 rest.append(ticket)
-            elif rows + ticket.rows > self.max_batch_size:
+            elif rows + ticket.rows > self.limits.max_batch_size:
                 # Equals stay in order: a smaller one behind does not overtake.
                 full = True
                 rest.append(ticket)
@@ -275,16 +274,18 @@ class DynamicBatcher:
         self._waiting = rest
         return batch
 
-    def _execute(self, batch: list[Ticket]) -> None:
+    def _execute(self, run: Run, batch: list[Ticket]) -> None:
         started = time.monotonic()
         names = batch[0].key[0]
         rows = sum(ticket.rows for ticket in batch)
         try:
-            results = self._compute(_join(batch), names, rows)
+            results = self._compute(run, [ticket.inputs for ticket in batch], names, rows, started)
         except Exception as error:
             with self._changed:
                 for ticket in batch:
-                    ticket.settle(error)
+                    failure = InferenceError(f"the run of {self.name} failed")
+                    failure.__cause__ = error
+                    ticket.settle(failure)
             return
         elapsed = time.monotonic() - started
         with self._changed:
@@ -295,26 +296,30 @@ class DynamicBatcher:
                 outputs = {name: array[own] for name, array in zip(names, results, strict=True)}
                 ticket.settle(Rows(outputs, started - ticket.submitted, elapsed, rows))
 
-    def _compute(self, inputs: Mapping[str, Array], names: tuple[str, ...], rows: int) -> list[Array]:
-        self._on_batch(rows)
-        results = self._run(inputs, names)
+    def _compute(
+        self, run: Run, parts: Sequence[Mapping[str, Array]], names: tuple[str, ...], rows: int, started: float
+    ) -> list[Array]:
+        """Joins, fills up, runs and cuts off what was filled in."""
+        size = next((size for size in self._sizes if size >= rows), rows)
+        results = run(_join(parts, size - rows), names)
         for name, array in zip(names, results, strict=True):
-            if array.shape[0] != rows:
-                raise ValueError(f"output {name!r} has {array.shape[0]} rows where {rows} went in")
-        return results
+            if array.shape[0] != size:
+                raise ValueError(f"output {name!r} has {array.shape[0]} rows where {size} went in")
+        self._on_batch(Batch(rows, size - rows, time.monotonic() - started))
+        return results if size == rows else [array[:rows] for array in results]
 
 
-def _count_rows(inputs: Mapping[str, Array]) -> int:
-    return int(next(iter(inputs.values())).shape[0])
+def _place(ticket: Ticket) -> tuple[int, int]:
+    return ticket.place
 
 
-def _join(batch: list[Ticket]) -> Mapping[str, Array]:
-    if len(batch) == 1:
-        return batch[0].inputs
-    return {name: np.concatenate([ticket.inputs[name] for ticket in batch]) for name in batch[0].inputs}
-
-
-def _end_of(call: Call) -> RequestError:
-    if call.cancelled:
-        return CancelledError("the caller cancelled the request")
-    return DeadlineError("the deadline passed before the answer was there")
+def _join(parts: Sequence[Mapping[str, Array]], padding: int) -> Mapping[str, Array]:
+    if len(parts) == 1 and not padding:
+        return parts[0]
+    joined = {}
+    for name, first in parts[0].items():
+        arrays = [part[name] for part in parts]
+        if padding:
+            arrays.append(np.broadcast_to(first[:1], (padding, *first.shape[1:])))
+        joined[name] = np.concatenate(arrays)
+    return joined

@@ -1,4 +1,4 @@
-"""One caller's patience: a deadline and whether it went away. No protocol in it.
+"""One caller's patience: a deadline, a priority and whether it went away. No protocol in it.
 
 The servicers make one per request; the engine and the batcher ask it before they spend time.
 """
@@ -8,18 +8,23 @@ from collections.abc import Callable
 
 from serving.errors import CancelledError, DeadlineError
 
+# The usual priority; 1 goes first, PRIORITIES last.
+USUAL, PRIORITIES = 3, 5
+
 
 class Call:
     """A request under way.
 
     Args:
         deadline: the ``time.monotonic()`` after which no one reads the answer; None = never.
+        priority: 1 (first) to ``PRIORITIES``.
     """
 
-    __slots__ = ("_cancelled", "_waker", "deadline")
+    __slots__ = ("_cancelled", "_waker", "deadline", "priority")
 
-    def __init__(self, deadline: float | None = None) -> None:
+    def __init__(self, deadline: float | None = None, priority: int = USUAL) -> None:
         self.deadline = deadline
+        self.priority = priority
         self._cancelled = False
         self._waker: Callable[[], None] | None = None
 
@@ -36,6 +41,12 @@ class Call:
     def remaining(self) -> float | None:
         """Seconds until the deadline, never below 0; None without one."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def narrow(self, seconds: float) -> None:
+        """Brings the deadline forward to so many seconds from now; one that is earlier stays."""
+        end = time.monotonic() + seconds
+        if self.deadline is None or end < self.deadline:
+            self.deadline = end
 
     def check(self) -> None:
         """Raises what ended this call, if anything did.

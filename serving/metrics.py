@@ -8,7 +8,7 @@ client made up is counted under ``unknown``.
 """
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.server import HTTPServer
 
@@ -53,6 +53,10 @@ class Metrics:
             for phase, text in phases.items()
         }
         self._batch = Histogram("sparsewalk_batch_rows", "Rows in one run.", _MODEL, buckets=_ROWS, registry=registry)
+        self._padding = Counter(
+            "sparsewalk_batch_padding_rows", "Rows filled in to reach an allowed batch size.", _MODEL, registry=registry
+        )
+        self._depth = Gauge("sparsewalk_queue_depth", "Requests that wait for the model.", _MODEL, registry=registry)
         self._requests = Counter(
             "sparsewalk_requests",
             "Requests answered, by gRPC status code.",
@@ -82,6 +86,8 @@ class Metrics:
         return ModelMetrics(
             phases={phase: histogram.labels(*labels) for phase, histogram in self._phases.items()},
             batch=self._batch.labels(*labels),
+            padding=self._padding.labels(*labels),
+            depth=self._depth.labels(*labels),
             ready=self._ready.labels(*labels),
             load=self._load.labels(*labels),
             provider=self._provider,
@@ -112,6 +118,8 @@ class ModelMetrics:
 
     phases: dict[str, Histogram]
     batch: Histogram
+    padding: Counter
+    depth: Gauge
     ready: Gauge
     load: Gauge
     provider: Gauge
@@ -133,6 +141,12 @@ class ModelMetrics:
             if phase not in skip:
                 histogram.observe(getattr(timings, phase))
 
-    def observe_batch(self, rows: int) -> None:
-        """Notes one run."""
+    def observe_batch(self, rows: int, padding: int) -> None:
+        """Notes one run: the callers' rows, and those filled in."""
         self.batch.observe(rows)
+        if padding:
+            self.padding.inc(padding)
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        """Has ``depth`` asked for the requests that wait whenever the metrics are read."""
+        self.depth.set_function(depth)

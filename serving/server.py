@@ -23,7 +23,8 @@ from serving.backend import Runtime
 from serving.engine import Engine
 from serving.errors import PortError
 from serving.metrics import Metrics
-from serving.repository import Limits, ModelRepository
+from serving.model_settings import Limits, VersionPolicy
+from serving.repository import ModelRepository
 from serving.servicers import native
 from serving.servicers.status import Reception
 from serving.settings import Settings
@@ -32,6 +33,8 @@ from serving.settings import Settings
 _SPARE_THREADS = 16
 # For what is between gRPC and us when the stop begins: requests taken but not yet on a thread, news to health watchers.
 _SETTLE_SECONDS = 0.1
+
+_SERVICES = (native.SERVICE_NAME,)
 
 _log = logging.getLogger(__name__)
 
@@ -56,15 +59,29 @@ class Server:
         imaging.limit_threads()
         self._metrics = Metrics(version=_distribution_version(), runtime_version=backend.VERSION)
         runtime = Runtime.choose(settings.provider, settings.threads)
-        limits = Limits(settings.max_batch_size, settings.max_queue_size)
-        self._repository = ModelRepository(settings.model_repository, runtime, limits, self._metrics)
+        self._health = health.HealthServicer()
+        self._repository = ModelRepository(
+            settings.model_repository,
+            runtime,
+            Limits(
+                settings.max_batch_size,
+                settings.max_queue_size,
+                settings.allowed_batch_sizes,
+                settings.max_queue_delay_microseconds * 1e-6,
+                settings.instances,
+            ),
+            self._metrics,
+            policy=VersionPolicy.parse(settings.version_policy),
+            retire_seconds=settings.grace_seconds,
+            on_change=lambda name, served: self._set_health(name, serving=served),
+        )
         self.engine = Engine(
             self._repository, max_pixels=settings.max_pixels, picture_slots=max(2, backend.usable_cores())
         )
-        self._health = health.HealthServicer()
-        self._reception = Reception(self.engine, self._metrics, settings.max_in_flight)
+        self._reception = Reception(self._repository, self._metrics, settings.max_in_flight, settings.stream_window)
         self._grpc = self._build_grpc()
         self._http: HTTPServer | None = None
+        self._stopping = threading.Event()
 
     def start(self, stopping: threading.Event) -> None:
         """Binds the ports, loads the models, and serves.
@@ -75,13 +92,14 @@ class Server:
         Raises:
             StartError: a port is taken, or a model is broken.
         """
-        self._set_health("", native.SERVICE_NAME, serving=False)
+        self._set_health("", *_SERVICES, serving=False)
         self._bind()
         self._grpc.start()
         self._repository.load(stopping.is_set)
         if self._repository.ready:
-            names = {servable.name for servable in self.engine.models()}
-            self._set_health("", native.SERVICE_NAME, *names, serving=True)
+            self._set_health("", *_SERVICES, serving=True)
+            if self._settings.poll_seconds:
+                threading.Thread(target=self._poll, name="poll", daemon=True).start()
 
     @property
     def summary(self) -> str:
@@ -100,13 +118,16 @@ class Server:
             grace: seconds for the requests under way; those that are not done by then are cancelled.
         """
         end = time.monotonic() + grace
+        self._stopping.set()
         self._health.enter_graceful_shutdown()
         stopped = self._grpc.stop(grace)
         time.sleep(_SETTLE_SECONDS)
+        self._reception.drain()
         self._reception.wait_idle(max(0.0, end - time.monotonic()))
         # What is open now are streams that would outlast any grace time: health watchers and reflection.
         self._grpc.stop(0)
         stopped.wait()
+        self._reception.close()
         self._repository.close(max(0.0, end - time.monotonic()) + 1.0)
         if self._http is not None:
             self._http.shutdown()
@@ -115,6 +136,10 @@ class Server:
     def hurry(self) -> None:
         """Cancels the requests that ``stop`` still waits for."""
         self._grpc.stop(0)
+
+    def _poll(self) -> None:
+        while not self._stopping.wait(self._settings.poll_seconds):
+            self._repository.refresh()
 
     def _build_grpc(self) -> grpc.Server:
         settings = self._settings
@@ -129,8 +154,7 @@ class Server:
         )
         native.add_to(server, native.EncoderServicer(self.engine, self._reception))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (native.SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
     def _bind(self) -> None:

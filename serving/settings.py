@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from serving.errors import StartError
+from serving.model_settings import POLICY_PATTERN
 
 Port = int
 
@@ -50,11 +51,30 @@ class Settings(BaseSettings):
     max_pixels: PositiveInt = Field(
         40_000_000, description="largest picture, in pixels; checked in its header, before it is decoded"
     )
+    version_policy: str = Field(
+        "all",
+        pattern=POLICY_PATTERN,
+        description="which versions of a model are served: all, latest:2 or specific:1,3; a model's serving.json may"
+        " say otherwise, as for the next five",
+    )
     max_batch_size: PositiveInt = Field(
         64, description="most rows in one run of a model; a request with more rows is refused"
     )
     max_queue_size: PositiveInt = Field(
         128, description="requests that may wait for one model; one more is answered RESOURCE_EXHAUSTED at once"
+    )
+    allowed_batch_sizes: tuple[PositiveInt, ...] = Field(
+        (), description="rows to which runs are filled up, e.g. 1,8,64, so that a GPU sees few shapes; none: no filling"
+    )
+    max_queue_delay_microseconds: NonNegativeInt = Field(
+        0, description="time that a request may wait for a fuller batch; 0 takes at once what is there"
+    )
+    instances: PositiveInt = Field(1, description="runs of one model at once")
+    poll_seconds: float = Field(
+        0, ge=0, allow_inf_nan=False, description="how often to look for new, changed and removed models; 0 never does"
+    )
+    stream_window: PositiveInt = Field(
+        16, description="requests of one stream under way at once; further ones wait at their sender"
     )
     max_in_flight: PositiveInt = Field(
         256, description="requests under way in the whole server; one more is answered RESOURCE_EXHAUSTED at once"

@@ -1,20 +1,23 @@
 """``sparsewalk.v1.EncoderService``: the native protocol."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import grpc
 import numpy as np
 
-from serving.call import Call
-from serving.engine import Array, Engine, Inference, Source
+from serving.call import PRIORITIES, USUAL, Call
+from serving.engine import Engine, Inference
 from serving.errors import InvalidInputError
 from serving.imaging import MaskFormat
+from serving.intake import Array, Source
 from serving.manifest import TensorSpec
 from serving.pb.sparsewalk.v1 import encoder_pb2 as pb
 from serving.pb.sparsewalk.v1 import encoder_pb2_grpc as pb_grpc
-from serving.repository import Servable
-from serving.servicers.status import Reception
+from serving.servable import Servable
+from serving.servicers import sparse
+from serving.servicers.status import Asked, Reception
 from serving.timings import Timings
 
 Option = TypeVar("Option")
@@ -37,6 +40,11 @@ _AT_MODEL_SIZE: dict[int, bool] = {
     pb.MASK_SIZE_PICTURE: False,
     pb.MASK_SIZE_MODEL: True,
 }
+_SPARSE: dict[int, bool] = {
+    pb.ENCODING_FORM_UNSPECIFIED: False,
+    pb.ENCODING_FORM_DENSE: False,
+    pb.ENCODING_FORM_SPARSE: True,
+}
 
 
 class EncoderServicer(pb_grpc.EncoderServiceServicer):
@@ -53,49 +61,58 @@ class EncoderServicer(pb_grpc.EncoderServiceServicer):
 
     def Segment(self, request: pb.SegmentRequest, context: grpc.ServicerContext) -> pb.SegmentResponse:  # noqa: N802
         """The pedestrian mask of one picture."""
-        name, version = _model(request.model)
+        return self._reception.answer("Segment", _model(request.model), context, lambda call: self._mask(request, call))
 
-        def work(call: Call) -> pb.SegmentResponse:
-            form, mask_format = _choice(_FORMATS, request.format, "mask format")
-            answer = self._engine.segment(
-                name,
-                version,
-                _source(request.picture),
-                threshold=request.threshold if request.HasField("threshold") else None,
-                form=mask_format,
-                at_model_size=_choice(_AT_MODEL_SIZE, request.size, "mask size"),
-                call=call,
-            )
-            return pb.SegmentResponse(
-                model=pb.ModelSpec(name=answer.model, version=answer.version),
-                mask=pb.Mask(format=form, height=answer.height, width=answer.width, data=answer.mask),
-                threshold=answer.threshold,
-                foreground_fraction=answer.foreground_fraction,
-                timings=_timings(answer.timings),
+    def SegmentStream(  # noqa: N802
+        self, request_iterator: Iterator[pb.SegmentStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.SegmentStreamResponse]:
+        """The masks of a video or a camera."""
+
+        def prepare(frame: pb.SegmentStreamRequest) -> tuple[Asked, Callable[[Call], pb.SegmentStreamResponse]]:
+            return _model(frame.request.model), lambda call: pb.SegmentStreamResponse(
+                frame=frame.frame, response=self._mask(frame.request, call)
             )
 
-        return self._reception.answer("Segment", (name, version), context, work)
+        def refuse(frame: pb.SegmentStreamRequest, status: grpc.StatusCode, message: str) -> pb.SegmentStreamResponse:
+            return pb.SegmentStreamResponse(frame=frame.frame, error=pb.Error(code=status.value[0], message=message))
+
+        return self._reception.stream("SegmentStream", context, request_iterator, prepare, refuse)
 
     def Encode(self, request: pb.EncodeRequest, context: grpc.ServicerContext) -> pb.EncodeResponse:  # noqa: N802
         """The encodings of one picture or of a batch of rows."""
         name, version = _model(request.model)
 
         def work(call: Call) -> pb.EncodeResponse:
+            _set_priority(call, request.priority)
+            form = _choice(_SPARSE, request.form, "encoding form")
             answer = self._engine.encode(name, version, _source(request.picture), call=call)
-            return pb.EncodeResponse(
-                model=_spec(answer), encoding=_tensor(answer.outputs["encoding"]), timings=_timings(answer.timings)
-            )
+            encoding = answer.outputs["encoding"]
+            if request.top:
+                encoding = sparse.keep_top(encoding, request.top)
+            response = pb.EncodeResponse(model=_spec(answer), timings=_timings(answer.timings))
+            if form:
+                response.sparse.CopyFrom(sparse.from_dense(encoding))
+            else:
+                response.encoding.CopyFrom(_tensor(encoding))
+            return response
 
         return self._reception.answer("Encode", (name, version), context, work)
 
     def Reconstruct(  # noqa: N802
         self, request: pb.ReconstructRequest, context: grpc.ServicerContext
     ) -> pb.ReconstructResponse:
-        """What the auto-encoder makes of one picture or of a batch of rows."""
+        """What the auto-encoder makes of one picture, of a batch of rows, or of encodings."""
         name, version = _model(request.model)
 
         def work(call: Call) -> pb.ReconstructResponse:
-            answer = self._engine.reconstruct(name, version, _source(request.picture), call=call)
+            _set_priority(call, request.priority)
+            match request.WhichOneof("source"):
+                case "encoding":
+                    answer = self._engine.decode(name, version, _array(request.encoding), call=call)
+                case "sparse":
+                    answer = self._engine.decode(name, version, sparse.to_dense(request.sparse), call=call)
+                case _:
+                    answer = self._engine.reconstruct(name, version, _source(request.picture), call=call)
             return pb.ReconstructResponse(
                 model=_spec(answer),
                 reconstruction=_tensor(answer.outputs["reconstruction"]),
@@ -112,10 +129,37 @@ class EncoderServicer(pb_grpc.EncoderServiceServicer):
 
         def work(call: Call) -> pb.ListModelsResponse:
             call.check()
-            ready = self._engine.ready()
-            return pb.ListModelsResponse(models=[_info(servable, ready) for servable in self._engine.models()])
+            repository = self._engine.repository
+            ready = repository.ready
+            return pb.ListModelsResponse(
+                models=[
+                    _info(servable, ready, repository.labels(servable.name, servable.version))
+                    for servable in repository.servables()
+                ]
+            )
 
         return self._reception.answer("ListModels", ("", None), context, work)
+
+    def _mask(self, request: pb.SegmentRequest, call: Call) -> pb.SegmentResponse:
+        _set_priority(call, request.priority)
+        form, mask_format = _choice(_FORMATS, request.format, "mask format")
+        name, version = _model(request.model)
+        answer = self._engine.segment(
+            name,
+            version,
+            _source(request.picture),
+            threshold=request.threshold if request.HasField("threshold") else None,
+            form=mask_format,
+            at_model_size=_choice(_AT_MODEL_SIZE, request.size, "mask size"),
+            call=call,
+        )
+        return pb.SegmentResponse(
+            model=pb.ModelSpec(name=answer.model, version=answer.version),
+            mask=pb.Mask(format=form, height=answer.height, width=answer.width, data=answer.mask),
+            threshold=answer.threshold,
+            foreground_fraction=answer.foreground_fraction,
+            timings=_timings(answer.timings),
+        )
 
 
 def add_to(server: grpc.Server, servicer: EncoderServicer) -> None:
@@ -123,8 +167,16 @@ def add_to(server: grpc.Server, servicer: EncoderServicer) -> None:
     pb_grpc.add_EncoderServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # generated
 
 
-def _model(spec: pb.ModelSpec) -> tuple[str, int | None]:
-    return spec.name, spec.version if spec.HasField("version") else None
+def _model(spec: pb.ModelSpec) -> Asked:
+    if spec.HasField("version"):
+        return spec.name, spec.version
+    return spec.name, spec.label or None
+
+
+def _set_priority(call: Call, priority: int) -> None:
+    if priority > PRIORITIES:
+        raise InvalidInputError(f"the priority is 1 to {PRIORITIES}, or 0 for the usual one. Received: {priority}")
+    call.priority = priority or USUAL
 
 
 def _choice(table: dict[int, Option], number: int, what: str) -> Option:
@@ -178,7 +230,7 @@ def _timings(timings: Timings) -> pb.Timings:
     )
 
 
-def _info(servable: Servable, ready: bool) -> pb.ModelInfo:
+def _info(servable: Servable, ready: bool, labels: Sequence[str]) -> pb.ModelInfo:
     manifest = servable.manifest
     return pb.ModelInfo(
         name=manifest.name,
@@ -191,6 +243,8 @@ def _info(servable: Servable, ready: bool) -> pb.ModelInfo:
         data_source=manifest.training.data_source,
         scores=manifest.scores,
         default_threshold=manifest.default_threshold,
+        decodes="reconstruction" in servable.decodes,
+        labels=labels,
     )
 
 

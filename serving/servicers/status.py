@@ -4,18 +4,19 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import grpc
 
 from serving.call import Call
-from serving.engine import Engine
 from serving.errors import (
     CancelledError,
     DeadlineError,
     InferenceError,
     InvalidInputError,
+    LoadError,
     NotFoundError,
     OverloadedError,
     RequestError,
@@ -23,8 +24,14 @@ from serving.errors import (
     quote,
 )
 from serving.metrics import Metrics
+from serving.servicers.streams import Stream
+from serving.shelf import Shelf, Version
 
 Answer = TypeVar("Answer")
+Request = TypeVar("Request")
+
+# Name and version of a model, as the client wrote them.
+Asked = tuple[str, Version]
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +40,7 @@ _log = logging.getLogger(__name__)
 STATUS: dict[type[RequestError], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    LoadError: grpc.StatusCode.FAILED_PRECONDITION,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     CancelledError: grpc.StatusCode.CANCELLED,
@@ -50,26 +58,28 @@ class Reception:
     """Takes requests in, for every servicer.
 
     Args:
-        engine: names the models under which requests are counted.
+        shelf: names the models under which requests are counted.
         metrics: where they are counted.
         max_in_flight: most requests at once; one more is refused at once. The server has a few threads more than
             this, so that refusals and health checks are answered however busy it is.
+        window: most requests of one stream under way at once. Further ones are not read, and so held back at their
+            sender by the connection's flow control.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, max_in_flight: int) -> None:
-        self._engine = engine
+    def __init__(self, shelf: Shelf, metrics: Metrics, max_in_flight: int, window: int = 16) -> None:
+        self._shelf = shelf
         self._metrics = metrics
         self._max_in_flight = max_in_flight
+        self._window = window
         self._slots = threading.BoundedSemaphore(max_in_flight)
+        self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="stream")
         self._open = 0
-        self._ended = threading.Condition()
+        self._streams: set[Stream[Any]] = set()
+        self._draining = False
+        self._changed = threading.Condition()
 
     def answer(
-        self,
-        method: str,
-        model: tuple[str, int | None],
-        context: grpc.ServicerContext,
-        work: Callable[[Call], Answer],
+        self, method: str, model: Asked, context: grpc.ServicerContext, work: Callable[[Call], Answer]
     ) -> Answer:
         """Does the work of one request, or ends it with a status.
 
@@ -81,11 +91,56 @@ class Reception:
         """
         call = self._open_call(context)
         try:
-            answer = self._admit(call, work)
-        except Exception as error:
-            self._end(method, model, context, error)
-        self._count(method, model, grpc.StatusCode.OK)
-        return answer
+            return self._attempt(method, model, call, work)
+        except _RefusedError as refusal:
+            context.abort(refusal.status, refusal.text)
+
+    def stream(
+        self,
+        method: str,
+        context: grpc.ServicerContext,
+        requests: Iterator[Request],
+        prepare: Callable[[Request], tuple[Asked, Callable[[Call], Answer]]],
+        refuse: Callable[[Request, grpc.StatusCode, str], Answer],
+    ) -> Iterator[Answer]:
+        """Answers the requests of a stream, in order, several of them under way at once.
+
+        Args:
+            method: the RPC's name, for the counter.
+            context: of the RPC.
+            requests: as they come.
+            prepare: gives the model asked for, and the work, of one request.
+            refuse: the answer to a request that fails; the stream goes on.
+        """
+        ended = self._open_call(context)
+
+        def one(request: Request, call: Call) -> Answer:
+            try:
+                model, work = prepare(request)
+                return self._attempt(method, model, call, work)
+            except _RefusedError as refusal:
+                return refuse(request, refusal.status, refusal.text)
+
+        stream = Stream(requests, one, self._pool, self._window, ended.deadline)
+        with self._changed:
+            self._streams.add(stream)
+            if self._draining:
+                stream.drain()
+        ended.watch(stream.cancel)
+        try:
+            yield from stream.answers()
+        finally:
+            with self._changed:
+                self._streams.discard(stream)
+        if stream.drained:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+
+    def drain(self) -> None:
+        """Ends every stream as soon as the requests that it has read are answered."""
+        with self._changed:
+            self._draining = True
+            for stream in self._streams:
+                stream.drain()
 
     def wait_idle(self, timeout: float) -> bool:
         """Waits until every request is answered, its answer sent.
@@ -96,8 +151,12 @@ class Reception:
         Returns:
             Whether they all were in time.
         """
-        with self._ended:
-            return self._ended.wait_for(lambda: self._open == 0, timeout)
+        with self._changed:
+            return self._changed.wait_for(lambda: self._open == 0, timeout)
+
+    def close(self) -> None:
+        """Ends the threads of the streams."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _open_call(self, context: grpc.ServicerContext) -> Call:
         remaining = context.time_remaining()
@@ -105,16 +164,33 @@ class Reception:
 
         def on_end() -> None:
             call.cancel()
-            with self._ended:
+            with self._changed:
                 self._open -= 1
-                self._ended.notify_all()
+                self._changed.notify_all()
 
-        with self._ended:
+        with self._changed:
             self._open += 1
         # gRPC calls back when the answer is sent, or the caller is gone; False: it is gone already.
         if not context.add_callback(on_end):
             on_end()
         return call
+
+    def _attempt(self, method: str, model: Asked, call: Call, work: Callable[[Call], Answer]) -> Answer:
+        """Does the work of one request and counts it.
+
+        Raises:
+            _RefusedError: whatever went wrong, as the caller is told.
+        """
+        started = time.monotonic()
+        try:
+            answer = self._admit(call, work)
+        except Exception as error:
+            status = status_of(error)
+            self._count(method, model, status)
+            self._shelf.failed(*model, time.monotonic() - started)
+            raise _RefusedError(status, _tell(method, model, status, error)) from None
+        self._count(method, model, grpc.StatusCode.OK)
+        return answer
 
     def _admit(self, call: Call, work: Callable[[Call], Answer]) -> Answer:
         if not self._slots.acquire(blocking=False):
@@ -125,19 +201,25 @@ class Reception:
         finally:
             self._slots.release()
 
-    def _end(
-        self, method: str, model: tuple[str, int | None], context: grpc.ServicerContext, error: Exception
-    ) -> NoReturn:
-        status = status_of(error)
-        self._count(method, model, status)
-        if status is grpc.StatusCode.INTERNAL:
-            # What went wrong inside is for us to read; the client gets what finds it again.
-            request = uuid.uuid4().hex[:12]
-            _log.error("request %s: %s of %s failed", request, method, quote(model[0]), exc_info=error)
-            context.abort(status, f"internal error; request id {request}")
-        _log.debug("%s of %s: %s: %s", method, quote(model[0]), status.name, error)
-        context.abort(status, str(error))
-
-    def _count(self, method: str, model: tuple[str, int | None], status: grpc.StatusCode) -> None:
-        name, version = self._engine.identify(*model)
+    def _count(self, method: str, model: Asked, status: grpc.StatusCode) -> None:
+        name, version = self._shelf.names(*model)
         self._metrics.count(name, version, method, status.name)
+
+
+class _RefusedError(Exception):
+    """One request's end: what the caller is told."""
+
+    def __init__(self, status: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+def _tell(method: str, model: Asked, status: grpc.StatusCode, error: Exception) -> str:
+    if status is grpc.StatusCode.INTERNAL:
+        # What went wrong inside is for us to read; the client gets what finds it again.
+        request = uuid.uuid4().hex[:12]
+        _log.error("request %s: %s of %s failed", request, method, quote(model[0]), exc_info=error)
+        return f"internal error; request id {request}"
+    _log.debug("%s of %s: %s: %s", method, quote(model[0]), status.name, error)
+    return str(error)

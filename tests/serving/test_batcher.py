@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.batcher import DynamicBatcher
-from serving.call import Call
+from serving.batcher import Batch, DynamicBatcher
+from serving.call import PRIORITIES, Call
 from serving.errors import (
     CancelledError,
     DeadlineError,
@@ -19,6 +19,7 @@ from serving.errors import (
     OverloadedError,
     UnavailableError,
 )
+from serving.model_settings import Limits
 
 Array = np.ndarray[Any, Any]
 
@@ -29,6 +30,7 @@ class Model:
     def __init__(self) -> None:
         self.runs: list[Array] = []
         self.outputs: list[tuple[str, ...]] = []
+        self.batches: list[Batch] = []
         self.threads: set[int] = set()
         self.started = threading.Semaphore(0)
         self.gate = threading.Event()
@@ -59,8 +61,11 @@ def make(model: Model) -> Iterator[Callable[..., DynamicBatcher]]:
     made: list[DynamicBatcher] = []
 
     def make_one(**changes: Any) -> DynamicBatcher:
-        options: dict[str, Any] = {"max_batch_size": 8, "max_queue_size": 4, "caller_runs": False}
-        batcher = DynamicBatcher(model.run, name="m/1", on_batch=lambda _: None, **(options | changes))
+        caller_runs, instances = changes.pop("caller_runs", False), changes.get("instances", 1)
+        limits = Limits(**({"max_batch_size": 8, "max_queue_size": 4} | changes))
+        batcher = DynamicBatcher(
+            [model.run] * instances, name="m/1", limits=limits, caller_runs=caller_runs, on_batch=model.batches.append
+        )
         batcher.start()
         made.append(batcher)
         return batcher
@@ -217,9 +222,7 @@ def test_a_failed_run_fails_its_callers_and_no_others(caller_runs: bool) -> None
             raise ArithmeticError("negative")
         return [inputs["x"] for _ in outputs]
 
-    batcher = DynamicBatcher(
-        run, name="m/1", max_batch_size=4, max_queue_size=4, caller_runs=caller_runs, on_batch=lambda _: None
-    )
+    batcher = DynamicBatcher([run], name="m/1", limits=Limits(4, 4), caller_runs=caller_runs, on_batch=lambda _: None)
     batcher.start()
     with pytest.raises(InferenceError, match="the run of m/1 failed") as caught:
         batcher.infer(rows(-1), ("y",), Call())
@@ -230,10 +233,9 @@ def test_a_failed_run_fails_its_callers_and_no_others(caller_runs: bool) -> None
 
 def test_a_model_that_loses_rows_is_caught() -> None:
     batcher = DynamicBatcher(
-        lambda inputs, _: [inputs["x"][:1]],
+        [lambda inputs, _: [inputs["x"][:1]]],
         name="m/1",
-        max_batch_size=4,
-        max_queue_size=4,
+        limits=Limits(4, 4),
         caller_runs=False,
         on_batch=lambda _: None,
     )
@@ -289,18 +291,96 @@ def test_timings_tell_waiting_from_running(make: Callable[..., DynamicBatcher], 
     assert 0 < answer.inference_seconds < answer.queue_seconds
 
 
-@settings(max_examples=30, deadline=None)
+def test_runs_are_filled_up_to_an_allowed_size(make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make(allowed_batch_sizes=(1, 4))
+    busy(batcher, model)
+    tickets = [batcher.submit(rows(*values), ("y",), Call()) for values in ([1], [2, 3])]
+    model.go_on()
+    answers = [ticket.result().outputs["y"].ravel().tolist() for ticket in tickets]
+    alone = batcher.infer(rows(*range(5)), ("y",), Call()).outputs["y"].ravel().tolist()
+    assert (answers, alone) == ([[2], [4, 6]], [0, 2, 4, 6, 8])
+    # What is filled in repeats a row of the batch; the largest size is always allowed.
+    assert [run.ravel().tolist() for run in model.runs] == [[-1], [1, 2, 3, 1], [0, 1, 2, 3, 4, 0, 0, 0]]
+    assert [(batch.rows, batch.padding) for batch in model.batches] == [(1, 0), (3, 1), (5, 3)]
+
+
+def test_the_first_priority_goes_first_and_equals_keep_their_order(
+    make: Callable[..., DynamicBatcher], model: Model
+) -> None:
+    batcher = make(max_batch_size=1, max_queue_size=10)
+    busy(batcher, model)
+    wanted = [(3, 30), (5, 50), (1, 10), (3, 31), (1, 11), (2, 20)]
+    tickets = [batcher.submit(rows(value), ("y",), Call(priority=priority)) for priority, value in wanted]
+    model.go_on()
+    for ticket in tickets:
+        ticket.result()
+    assert [int(run.item()) for run in model.runs] == [-1, 10, 11, 20, 30, 31, 50]
+
+
+class TestDelay:
+    def test_the_first_in_line_waits_for_company(self, make: Callable[..., DynamicBatcher], model: Model) -> None:
+        batcher = make(max_queue_delay=0.2, caller_runs=True)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda value: batcher.infer(rows(value), ("y",), Call()), range(2)))
+        assert [len(run) for run in model.runs] == [2]
+
+    def test_but_not_longer_than_the_delay(self, make: Callable[..., DynamicBatcher]) -> None:
+        answer = make(max_queue_delay=0.05).infer(rows(1), ("y",), Call())
+        assert 0.05 <= answer.queue_seconds < 1
+
+    def test_a_full_batch_does_not_wait(self, make: Callable[..., DynamicBatcher]) -> None:
+        answer = make(max_queue_delay=60.0, max_batch_size=2).infer(rows(1, 2), ("y",), Call())
+        assert answer.queue_seconds < 10
+
+    def test_closing_does_not_wait(self, make: Callable[..., DynamicBatcher]) -> None:
+        batcher = make(max_queue_delay=60.0)
+        ticket = batcher.submit(rows(1), ("y",), Call())
+        batcher.close(10)
+        assert ticket.result().queue_seconds < 10
+
+    def test_a_deadline_within_the_delay_is_kept(self, make: Callable[..., DynamicBatcher], model: Model) -> None:
+        with pytest.raises(DeadlineError):
+            make(max_queue_delay=60.0).infer(rows(1), ("y",), Call(time.monotonic() + 0.02))
+        assert model.runs == []
+
+
+@pytest.mark.parametrize("caller_runs", [False, True])
+def test_instances_run_at_once(caller_runs: bool, make: Callable[..., DynamicBatcher], model: Model) -> None:
+    batcher = make(instances=3, max_batch_size=1, caller_runs=caller_runs)
+    model.hold()
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(batcher.infer, rows(value), ("y",), Call()) for value in range(4)]
+        for _ in range(3):
+            assert model.started.acquire(timeout=5)
+        assert not model.started.acquire(timeout=0.02)
+        model.go_on()
+        assert [answer.result().outputs["y"].item() for answer in answers] == [0, 2, 4, 6]
+
+
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(1, 5), st.sampled_from([1, 2]), st.sampled_from(["answer", "cancel", "expire"])),
+        st.tuples(
+            st.integers(1, 5),
+            st.sampled_from([1, 2]),
+            st.sampled_from(["answer", "cancel", "expire"]),
+            st.integers(1, PRIORITIES),
+        ),
         min_size=1,
         max_size=40,
     ),
-    st.integers(5, 9),
+    st.builds(
+        Limits,
+        max_batch_size=st.integers(5, 9),
+        max_queue_size=st.just(100),
+        allowed_batch_sizes=st.sampled_from([(), (1,), (2, 4)]),
+        max_queue_delay=st.sampled_from([0.0, 0.0005]),
+        instances=st.integers(1, 3),
+    ),
     st.booleans(),
 )
-def test_rows_go_home(requests: list[tuple[int, int, str]], max_batch_size: int, caller_runs: bool) -> None:
-    """Random sizes, shapes, cancels and deadlines at once: whoever gets an answer gets exactly its own rows."""
+def test_rows_go_home(requests: list[tuple[int, int, str, int]], limits: Limits, caller_runs: bool) -> None:
+    """Random sizes, shapes, cancels, deadlines and priorities at once: an answer is exactly the caller's own rows."""
     seen: list[int] = []
 
     def run(inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
@@ -308,19 +388,14 @@ def test_rows_go_home(requests: list[tuple[int, int, str]], max_batch_size: int,
         return [inputs["x"] + 0.5 for _ in outputs]
 
     batcher = DynamicBatcher(
-        run,
-        name="m/1",
-        max_batch_size=max_batch_size,
-        max_queue_size=100,
-        caller_runs=caller_runs,
-        on_batch=lambda _: None,
+        [run] * limits.instances, name="m/1", limits=limits, caller_runs=caller_runs, on_batch=lambda _: None
     )
     batcher.start()
 
     def ask(number: int) -> None:
-        count, width, fate = requests[number]
+        count, width, fate, priority = requests[number]
         own = (number * 1000 + np.arange(count * width, dtype=np.float64)).reshape(count, width)
-        call = Call(time.monotonic() + (0.0005 if fate == "expire" else 30))
+        call = Call(time.monotonic() + (0.0005 if fate == "expire" else 30), priority)
         if fate == "cancel":
             threading.Timer(0.0005, call.cancel).start()
         try:
@@ -334,4 +409,5 @@ def test_rows_go_home(requests: list[tuple[int, int, str]], max_batch_size: int,
         list(pool.map(ask, range(len(requests))))
     batcher.close()
     assert batcher.depth == 0
-    assert max(seen, default=0) <= max_batch_size
+    assert max(seen, default=0) <= limits.max_batch_size
+    assert set(seen) <= set(limits.batch_sizes() or seen)

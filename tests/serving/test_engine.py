@@ -14,7 +14,8 @@ from serving.engine import Engine
 from serving.errors import CancelledError, DeadlineError, InvalidInputError, InvalidPictureError, NotFoundError
 from serving.imaging import MaskFormat
 from serving.metrics import Metrics
-from serving.repository import Limits, ModelRepository
+from serving.model_settings import Limits
+from serving.repository import ModelRepository
 
 Array = np.ndarray[Any, Any]
 
@@ -229,7 +230,7 @@ def test_expired_and_cancelled_calls_are_not_answered(engine: Engine) -> None:
 
 
 def test_requests_are_counted_under_names_that_exist(engine: Engine) -> None:
-    assert engine.identify("red", None) == ("red", "2")
-    assert engine.identify("red", 1) == ("red", "1")
-    assert engine.identify("red", 77) == ("red", "unknown")
-    assert engine.identify("made up", None) == ("unknown", "unknown")
+    assert engine.repository.names("red", None) == ("red", "2")
+    assert engine.repository.names("red", 1) == ("red", "1")
+    assert engine.repository.names("red", 77) == ("red", "unknown")
+    assert engine.repository.names("made up", None) == ("unknown", "unknown")

@@ -352,4 +352,5 @@ def test_reflection_lists_and_describes_the_services(channel: grpc.Channel) -> N
     names = ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "sparsewalk.v1.EncoderService"]
     assert sorted(database.get_services()) == names
     described = database.FindFileContainingSymbol("sparsewalk.v1.EncoderService")
-    assert [method.name for method in described.service[0].method] == ["Segment", "Encode", "Reconstruct", "ListModels"]
+    methods = [method.name for method in described.service[0].method]
+    assert methods == ["Segment", "SegmentStream", "Encode", "Reconstruct", "ListModels"]

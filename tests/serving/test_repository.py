@@ -18,7 +18,8 @@ from serving.errors import (
     UnavailableError,
 )
 from serving.metrics import Metrics
-from serving.repository import Limits, ModelRepository
+from serving.model_settings import Limits
+from serving.repository import ModelRepository
 
 Build = Callable[..., Path]
 Make = Callable[[Path], ModelRepository]

@@ -244,11 +244,11 @@ from serving import repository
 from serving.server import run
 from serving.settings import Settings
 load, count = repository.ModelRepository._load_version, [0]
-def load_and_signal(self, folder):
+def load_and_signal(self, *version):
     count[0] += 1
     if count[0] == 3:
         os.kill(os.getpid(), signal.SIGTERM)
-    return load(self, folder)
+    return load(self, *version)
 repository.ModelRepository._load_version = load_and_signal
 run(Settings(model_repository=Path({str(tmp_path)!r}), grpc_port=0, metrics_port=0, provider="cpu"))
 print("loaded", count[0])

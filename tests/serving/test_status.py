@@ -36,14 +36,17 @@ class Context:
         raise AbortError
 
 
-class Engine:
-    def identify(self, name: str, version: int | None) -> tuple[str, str]:
+class Shelf:
+    def names(self, name: str, version: int | None) -> tuple[str, str]:
         return name, str(version)
+
+    def failed(self, name: str, version: int | None, seconds: float) -> None:
+        pass
 
 
 @pytest.fixture
 def reception() -> Reception:
-    return Reception(Engine(), Metrics(version="0", runtime_version="0"), max_in_flight=1)  # type: ignore[arg-type]
+    return Reception(Shelf(), Metrics(version="0", runtime_version="0"), max_in_flight=1)  # type: ignore[arg-type]
 
 
 def answer(reception: Reception, error: Exception) -> tuple[grpc.StatusCode, str]:

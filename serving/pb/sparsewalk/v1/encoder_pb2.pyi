@@ -26,6 +26,12 @@ class MaskSize(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MASK_SIZE_UNSPECIFIED: _ClassVar[MaskSize]
     MASK_SIZE_PICTURE: _ClassVar[MaskSize]
     MASK_SIZE_MODEL: _ClassVar[MaskSize]
+
+class EncodingForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ENCODING_FORM_UNSPECIFIED: _ClassVar[EncodingForm]
+    ENCODING_FORM_DENSE: _ClassVar[EncodingForm]
+    ENCODING_FORM_SPARSE: _ClassVar[EncodingForm]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_UINT8: DataType
 DATA_TYPE_FP32: DataType
@@ -37,14 +43,19 @@ MASK_FORMAT_PROBABILITIES: MaskFormat
 MASK_SIZE_UNSPECIFIED: MaskSize
 MASK_SIZE_PICTURE: MaskSize
 MASK_SIZE_MODEL: MaskSize
+ENCODING_FORM_UNSPECIFIED: EncodingForm
+ENCODING_FORM_DENSE: EncodingForm
+ENCODING_FORM_SPARSE: EncodingForm
 
 class ModelSpec(_message.Message):
-    __slots__ = ("name", "version")
+    __slots__ = ("name", "version", "label")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
+    label: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data")
@@ -65,18 +76,20 @@ class Picture(_message.Message):
     def __init__(self, encoded: _Optional[bytes] = ..., tensor: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class SegmentRequest(_message.Message):
-    __slots__ = ("model", "picture", "threshold", "format", "size")
+    __slots__ = ("model", "picture", "threshold", "format", "size", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     picture: Picture
     threshold: float
     format: MaskFormat
     size: MaskSize
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., threshold: _Optional[float] = ..., format: _Optional[_Union[MaskFormat, str]] = ..., size: _Optional[_Union[MaskSize, str]] = ...) -> None: ...
+    priority: int
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., threshold: _Optional[float] = ..., format: _Optional[_Union[MaskFormat, str]] = ..., size: _Optional[_Union[MaskSize, str]] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class Mask(_message.Message):
     __slots__ = ("format", "height", "width", "data")
@@ -104,31 +117,83 @@ class SegmentResponse(_message.Message):
     timings: Timings
     def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ..., threshold: _Optional[float] = ..., foreground_fraction: _Optional[float] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
 
+class SegmentStreamRequest(_message.Message):
+    __slots__ = ("frame", "request")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    request: SegmentRequest
+    def __init__(self, frame: _Optional[int] = ..., request: _Optional[_Union[SegmentRequest, _Mapping]] = ...) -> None: ...
+
+class SegmentStreamResponse(_message.Message):
+    __slots__ = ("frame", "response", "error")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    response: SegmentResponse
+    error: Error
+    def __init__(self, frame: _Optional[int] = ..., response: _Optional[_Union[SegmentResponse, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class SparseRows(_message.Message):
+    __slots__ = ("width", "row_starts", "indices", "values")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    ROW_STARTS_FIELD_NUMBER: _ClassVar[int]
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    row_starts: _containers.RepeatedScalarFieldContainer[int]
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, width: _Optional[int] = ..., row_starts: _Optional[_Iterable[int]] = ..., indices: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class EncodeRequest(_message.Message):
-    __slots__ = ("model", "picture")
+    __slots__ = ("model", "picture", "form", "top", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     picture: Picture
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    form: EncodingForm
+    top: int
+    priority: int
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., form: _Optional[_Union[EncodingForm, str]] = ..., top: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
-    __slots__ = ("model", "encoding", "timings")
+    __slots__ = ("model", "encoding", "timings", "sparse")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    SPARSE_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     encoding: Tensor
     timings: Timings
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., encoding: _Optional[_Union[Tensor, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    sparse: SparseRows
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., encoding: _Optional[_Union[Tensor, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., sparse: _Optional[_Union[SparseRows, _Mapping]] = ...) -> None: ...
 
 class ReconstructRequest(_message.Message):
-    __slots__ = ("model", "picture")
+    __slots__ = ("model", "picture", "encoding", "sparse", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    SPARSE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: ModelSpec
     picture: Picture
-    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    encoding: Tensor
+    sparse: SparseRows
+    priority: int
+    def __init__(self, model: _Optional[_Union[ModelSpec, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., encoding: _Optional[_Union[Tensor, _Mapping]] = ..., sparse: _Optional[_Union[SparseRows, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class ReconstructResponse(_message.Message):
     __slots__ = ("model", "reconstruction", "timings")
@@ -169,7 +234,7 @@ class TensorInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
-    __slots__ = ("name", "version", "family", "inputs", "outputs", "ready", "provider", "data_source", "scores", "default_threshold")
+    __slots__ = ("name", "version", "family", "inputs", "outputs", "ready", "provider", "data_source", "scores", "default_threshold", "decodes", "labels")
     class ScoresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +252,8 @@ class ModelInfo(_message.Message):
     DATA_SOURCE_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    DECODES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     family: str
@@ -197,7 +264,9 @@ class ModelInfo(_message.Message):
     data_source: str
     scores: _containers.ScalarMap[str, float]
     default_threshold: float
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., family: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., ready: _Optional[bool] = ..., provider: _Optional[str] = ..., data_source: _Optional[str] = ..., scores: _Optional[_Mapping[str, float]] = ..., default_threshold: _Optional[float] = ...) -> None: ...
+    decodes: bool
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., family: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorInfo, _Mapping]]] = ..., ready: _Optional[bool] = ..., provider: _Optional[str] = ..., data_source: _Optional[str] = ..., scores: _Optional[_Mapping[str, float]] = ..., default_threshold: _Optional[float] = ..., decodes: _Optional[bool] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListModelsResponse(_message.Message):
     __slots__ = ("models",)

@@ -39,6 +39,11 @@ class EncoderServiceStub:
                 request_serializer=serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentRequest.SerializeToString,
                 response_deserializer=serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentResponse.FromString,
                 _registered_method=True)
+        self.SegmentStream = channel.stream_stream(
+                '/sparsewalk.v1.EncoderService/SegmentStream',
+                request_serializer=serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentStreamRequest.SerializeToString,
+                response_deserializer=serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentStreamResponse.FromString,
+                _registered_method=True)
         self.Encode = channel.unary_unary(
                 '/sparsewalk.v1.EncoderService/Encode',
                 request_serializer=serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.EncodeRequest.SerializeToString,
@@ -66,6 +71,16 @@ class EncoderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SegmentStream(self, request_iterator, context):
+        """The masks of a video or a camera: an answer for each request, in order. Several frames are under way at once, within
+        a window; beyond it nothing is read, so that a sender that is too fast is held back. A frame that fails is answered
+        by its error and does not end the stream. A server that stops ends it with UNAVAILABLE once all that it has read is
+        answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Encode(self, request, context):
         """The encodings (latents) of one picture or of a batch of rows.
         """
@@ -74,7 +89,7 @@ class EncoderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reconstruct(self, request, context):
-        """What the auto-encoder makes of one picture or of a batch of rows.
+        """What the auto-encoder makes of one picture or of a batch of rows, or of encodings, as they were given or edited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +109,11 @@ def add_EncoderServiceServicer_to_server(servicer, server):
                     servicer.Segment,
                     request_deserializer=serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentRequest.FromString,
                     response_serializer=serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentResponse.SerializeToString,
+            ),
+            'SegmentStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SegmentStream,
+                    request_deserializer=serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentStreamRequest.FromString,
+                    response_serializer=serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentStreamResponse.SerializeToString,
             ),
             'Encode': grpc.unary_unary_rpc_method_handler(
                     servicer.Encode,
@@ -138,6 +158,33 @@ class EncoderService:
             '/sparsewalk.v1.EncoderService/Segment',
             serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentRequest.SerializeToString,
             serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SegmentStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/sparsewalk.v1.EncoderService/SegmentStream',
+            serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentStreamRequest.SerializeToString,
+            serving_dot_pb_dot_sparsewalk_dot_v1_dot_encoder__pb2.SegmentStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

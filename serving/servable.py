@@ -1,0 +1,159 @@
+"""One model version, loaded: manifest, sessions, queue, and the count of those who use it."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from serving.backend import ENCODING, OnnxBackend, Runtime
+from serving.batcher import Batch, DynamicBatcher, Run
+from serving.call import Call
+from serving.errors import ModelError
+from serving.manifest import Manifest, TensorSpec
+from serving.metrics import ModelMetrics
+from serving.model_settings import Limits
+from serving.tally import Statistics
+from serving.ticket import Array, Rows
+from serving.timings import Timings
+
+
+class Servable:
+    """One model version, loaded.
+
+    Args:
+        folder: the version folder.
+        manifest: its manifest.
+        runtime: provider and threads.
+        limits: batch, queue and instances.
+        metrics: where the runs are noted.
+        fingerprint: of the files it was loaded from; see ``repository.py``.
+
+    Attributes:
+        provider: the execution provider really in use.
+        decodes: the outputs that follow from an encoding alone; none where the model cannot be cut there.
+
+    Raises:
+        StartError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        runtime: Runtime,
+        limits: Limits,
+        metrics: ModelMetrics,
+        fingerprint: str = "",
+    ) -> None:
+        self.manifest = manifest
+        self.limits = limits
+        self.metrics = metrics
+        self.fingerprint = fingerprint
+        self.statistics = Statistics()
+        backend = OnnxBackend(folder, manifest, runtime)
+        backends = [backend]
+        if backend.one_thread:
+            # A session and a thread for each; on the CPU one session takes several runs at once.
+            backends += [OnnxBackend(folder, manifest, runtime) for _ in range(limits.instances - 1)]
+        self.provider = backend.provider
+        self.decodes = backend.decodes
+        self._batcher = DynamicBatcher(
+            [backends[number % len(backends)].run for number in range(limits.instances)],
+            name=f"{manifest.name}/{manifest.version}",
+            limits=limits,
+            caller_runs=not backend.one_thread,
+            on_batch=self._on_batch,
+        )
+        metrics.watch_queue(lambda: self._batcher.depth)
+        self._users = 0
+        self._retired = False
+        self._left = threading.Condition(threading.Lock())
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        """Of the model."""
+        return self.manifest.version
+
+    def start(self) -> None:
+        """Starts the run threads and runs every batch size once, so that no caller pays for a first run.
+
+        Raises:
+            ModelError: the model does not run.
+        """
+        try:
+            self._batcher.start(self._warm_up)
+        except Exception as error:
+            self.close()
+            raise ModelError(f"{self.name}/{self.version}: the warm-up run failed: {error}") from error
+
+    def infer(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], call: Call) -> Rows:
+        """Runs checked inputs in a batch with others' and waits for the rows.
+
+        Args:
+            inputs: name -> array [rows, ...]; or the encoding alone, see ``decodes``.
+            outputs: those wanted.
+            call: whose request it is.
+
+        Raises:
+            RequestError: see ``DynamicBatcher.infer``.
+        """
+        return self._batcher.infer(inputs, outputs, call)
+
+    def note(self, timings: Timings, skip: tuple[str, ...] = ()) -> None:
+        """Notes one answered request, for metrics and statistics; phases in ``skip`` did not happen."""
+        self.metrics.observe(timings, skip)
+        self.statistics.answered(timings)
+
+    def enter(self) -> bool:
+        """Counts one more user. False: the servable is being replaced; ask the repository again."""
+        with self._left:
+            if self._retired:
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        """Counts one user less."""
+        with self._left:
+            self._users -= 1
+            if self._retired and not self._users:
+                self._left.notify_all()
+
+    def retire(self, timeout: float | None) -> None:
+        """Takes no more users, waits at most ``timeout`` seconds until those there are have left, and closes."""
+        with self._left:
+            self._retired = True
+            self._left.wait_for(lambda: not self._users, timeout)
+        self.close(timeout)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finishes what waits, at most for ``timeout`` seconds, and ends the run threads."""
+        self._batcher.close(timeout)
+
+    def _on_batch(self, batch: Batch) -> None:
+        self.metrics.observe_batch(batch.rows, batch.padding)
+        self.statistics.ran(batch.rows, batch.seconds)
+
+    def _warm_up(self, run: Run) -> None:
+        names = self.manifest.output_names
+        encoding = self.manifest.output(ENCODING)
+        for rows in self.limits.batch_sizes() or (1,):
+            image = {spec.name: _blank(spec, self.manifest, rows) for spec in self.manifest.inputs}
+            run(image, names)
+            if encoding is not None:
+                run(image, (ENCODING,))
+                if self.decodes:
+                    run({ENCODING: _blank(encoding, self.manifest, rows)}, self.decodes)
+
+
+def _blank(spec: TensorSpec, manifest: Manifest, rows: int) -> Array:
+    """Rows of zeros at the size that pictures are brought to."""
+    sizes = {"batch": rows, "height": manifest.resizing.height, "width": manifest.resizing.width}
+    shape = [sizes.get(axis, 1) if size == -1 else size for size, axis in zip(spec.shape, spec.axes, strict=True)]
+    return np.zeros(shape, dtype=spec.numpy_dtype)

@@ -1,0 +1,137 @@
+"""What is served now, for those who ask; ``repository.py`` changes it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
+
+from serving.errors import InvalidInputError, NotFoundError, RequestError, UnavailableError, quote
+from serving.metrics import UNKNOWN
+from serving.model_settings import ModelSettings
+from serving.servable import Servable
+
+# A version's number, its label, or None for the newest.
+Version = int | str | None
+
+
+class State(Enum):
+    """Of one model version."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What has become of one model version; ``reason`` tells why it is not served."""
+
+    name: str
+    version: int
+    state: State
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is served of one model. Never changed, only replaced, so that readers need no lock."""
+
+    versions: Mapping[int, Servable]
+    settings: ModelSettings
+
+
+class Shelf:
+    """The models that are served. Any thread may ask; who changes them replaces whole entries."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Model] = {}
+        self._statuses: dict[tuple[str, int], Status] = {}
+        self._ready = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is loaded, warm and open."""
+        return self._ready
+
+    @contextmanager
+    def use(self, name: str, version: Version = None) -> Iterator[Servable]:
+        """Holds one servable, which is not closed before it is let go; without a version the newest.
+
+        Raises:
+            InvalidInputError: no name.
+            NotFoundError: no such model, version or label; the message names the known ones.
+            UnavailableError: models are still loading, or closed.
+        """
+        servable = self.get(name, version)
+        while not servable.enter():  # it was replaced between the two
+            servable = self.get(name, version)
+        try:
+            yield servable
+        finally:
+            servable.leave()
+
+    def get(self, name: str, version: Version = None) -> Servable:
+        """One servable, to read what it is; to run it, see ``use``.
+
+        Raises:
+            RequestError: as in ``use``.
+        """
+        if not self._ready:
+            raise UnavailableError("the models are not ready: the server is starting or stopping")
+        if not name:
+            raise InvalidInputError(f"the request names no model. Known: {', '.join(sorted(self._models))}")
+        model = self._models.get(name)
+        if model is None:
+            raise NotFoundError(f"no model {quote(name)}. Known: {', '.join(sorted(self._models))}")
+        if version is None:
+            return model.versions[max(model.versions)]
+        if isinstance(version, str):
+            if version not in model.settings.labels:
+                known = ", ".join(sorted(model.settings.labels)) or "none"
+                raise NotFoundError(f"no version labelled {quote(version)} of model {name}. Known labels: {known}")
+            version = model.settings.labels[version]
+        if version not in model.versions:
+            known = ", ".join(map(str, sorted(model.versions)))
+            raise NotFoundError(f"no version {version} of model {name}. Known: {known}")
+        return model.versions[version]
+
+    def names(self, name: str, version: Version) -> tuple[str, str]:
+        """The labels under which a request is counted: only what exists, whatever the client wrote."""
+        model = self._models.get(name)
+        if model is None:
+            return UNKNOWN, UNKNOWN
+        if isinstance(version, str):
+            version = model.settings.labels.get(version, 0)
+        number = max(model.versions) if version is None else version
+        return name, str(number) if number in model.versions else UNKNOWN
+
+    def failed(self, name: str, version: Version, seconds: float) -> None:
+        """Counts a request that was refused or failed, if it was for something that is served."""
+        with suppress(RequestError):
+            self.get(name, version).statistics.failed(seconds)
+
+    def servables(self) -> list[Servable]:
+        """All servables, by name and version."""
+        return [
+            model.versions[version] for _, model in sorted(self._models.items()) for version in sorted(model.versions)
+        ]
+
+    def settings(self, name: str) -> ModelSettings:
+        """How a model that is served is served.
+
+        Raises:
+            NotFoundError: no such model.
+        """
+        if name not in self._models:
+            raise NotFoundError(f"no model {quote(name)}. Known: {', '.join(sorted(self._models))}")
+        return self._models[name].settings
+
+    def labels(self, name: str, version: int) -> list[str]:
+        """The labels that name a version, sorted."""
+        model = self._models.get(name)
+        return sorted(label for label, named in model.settings.labels.items() if named == version) if model else []
+
+    def statuses(self) -> list[Status]:
+        """What has become of each model version that was ever to be served, by name and version."""
+        return [self._statuses[key] for key in sorted(self._statuses)]

@@ -1,0 +1,82 @@
+"""What one model version has done since it was loaded: the sums that the statistics calls of the protocols tell.
+
+Prometheus has the same numbers as histograms; here they are exact sums, in the units of a request.
+"""
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+
+from serving.timings import Timings
+
+PHASES = ("decode", "queue", "inference", "postprocess", "total")
+
+
+@dataclass(slots=True)
+class Tally:
+    """How often something happened, and how many seconds it took in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Counts one more."""
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """The sums at one moment.
+
+    Attributes:
+        phases: answered requests, by phase.
+        failures: requests that were refused or failed.
+        rows: that went through the model, padding not counted.
+        batches: runs, by their rows.
+        last_answer: when, in seconds since 1970; 0 when there was none.
+    """
+
+    phases: dict[str, Tally] = field(default_factory=lambda: {phase: Tally() for phase in PHASES})
+    failures: Tally = field(default_factory=Tally)
+    rows: int = 0
+    batches: dict[int, Tally] = field(default_factory=dict)
+    last_answer: float = 0.0
+
+
+class Statistics:
+    """Adds up what happens, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums = Snapshot()
+
+    def answered(self, timings: Timings) -> None:
+        """Counts one answered request."""
+        with self._lock:
+            for phase, tally in self._sums.phases.items():
+                tally.add(getattr(timings, phase))
+            self._sums.last_answer = time.time()
+
+    def failed(self, seconds: float) -> None:
+        """Counts one request that was refused or failed after so many seconds."""
+        with self._lock:
+            self._sums.failures.add(seconds)
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """Counts one run of the model."""
+        with self._lock:
+            self._sums.rows += rows
+            self._sums.batches.setdefault(rows, Tally()).add(seconds)
+
+    def snapshot(self) -> Snapshot:
+        """A copy that does not change any more."""
+        with self._lock:
+            sums = self._sums
+            return Snapshot(
+                phases={phase: replace(tally) for phase, tally in sums.phases.items()},
+                failures=replace(sums.failures),
+                rows=sums.rows,
+                batches={rows: replace(tally) for rows, tally in sorted(sums.batches.items())},
+                last_answer=sums.last_answer,
+            )

@@ -1,0 +1,103 @@
+"""A place in a model's queue, and what comes back to it."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from serving.call import Call
+from serving.errors import CancelledError, DeadlineError, RequestError
+
+Array = npt.NDArray[Any]
+
+_ARRIVALS = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What one request gets back.
+
+    Attributes:
+        outputs: name -> array [rows, ...], the request's own rows.
+        queue_seconds: from submission to the start of the run.
+        inference_seconds: the run that held these rows, joining included.
+        batch_rows: rows in that run, other callers' included.
+    """
+
+    outputs: dict[str, Array]
+    queue_seconds: float
+    inference_seconds: float
+    batch_rows: int
+
+
+class Ticket:
+    """A place in the queue; ``result()`` waits for the rows.
+
+    Args:
+        inputs: name -> array [rows, ...].
+        outputs: names of those wanted.
+        call: whose request it is.
+        withdraw: takes the ticket out of the queue.
+
+    Attributes:
+        key: what must be equal for two tickets to share a run.
+        place: in the queue: by priority, then by arrival.
+        submitted: when, by ``time.monotonic()``.
+    """
+
+    __slots__ = ("_done", "_outcome", "_withdraw", "call", "inputs", "key", "place", "rows", "submitted")
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: tuple[str, ...],
+        call: Call,
+        withdraw: "Callable[[Ticket], None]",
+    ) -> None:
+        self._withdraw = withdraw
+        self._done = threading.Event()
+        self._outcome: Rows | RequestError | None = None
+        self.call = call
+        self.inputs = inputs
+        self.key = (outputs, tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items()))
+        self.place = (call.priority, next(_ARRIVALS))
+        self.rows = count_rows(inputs)
+        self.submitted = time.monotonic()
+
+    def result(self) -> Rows:
+        """Waits for the rows, at most until the call's deadline.
+
+        Raises:
+            CancelledError: the caller went away.
+            DeadlineError: the deadline passed; the model may still be busy with others or with this.
+            UnavailableError: the batcher closed before the run.
+            InferenceError: the run failed; the cause is attached.
+        """
+        if not self._done.wait(self.call.remaining()):
+            self._withdraw(self)
+        if isinstance(self._outcome, Rows):
+            return self._outcome
+        assert self._outcome is not None  # withdrawing settles
+        raise self._outcome
+
+    def settle(self, outcome: Rows | RequestError) -> None:
+        """Sets the outcome; the first one counts. Called with the batcher's lock held."""
+        if self._outcome is None:
+            self._outcome = outcome
+            self._done.set()
+
+    def expire(self) -> None:
+        """Settles a ticket whose caller went away or ran out of time."""
+        if self.call.cancelled:
+            self.settle(CancelledError("the caller cancelled the request"))
+        else:
+            self.settle(DeadlineError("the deadline passed before the answer was there"))
+
+
+def count_rows(inputs: Mapping[str, Array]) -> int:
+    """The rows of a request: the first axis of its inputs."""
+    return int(next(iter(inputs.values())).shape[0])
