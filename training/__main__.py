@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,12 +19,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from training.datasets.mall import load as load_mall
 from training.datasets.source import DataError
 from training.distribution import DistributionError, is_chief, make_strategy
 from training.experiments import EXPERIMENTS, experiment_named
 from training.experiments.base import ExperimentError
 from training.export.parity import ParityError
 from training.loops.trainer import DivergenceError
+from training.mall_study import study
 from training.runs import Run, RunError, open_run
 from training.samples import write_samples
 
@@ -158,6 +161,19 @@ def samples(
     """Write test pictures, with their truth, as files to show to a service."""
     for name in names:
         typer.echo(f"{name}: {write_samples(open_run(name, runs), output, count)}")
+
+
+@app.command()
+def mall(
+    names: Annotated[list[str], typer.Argument(help="Trained pedestrian experiments.")],
+    output: Annotated[Path, typer.Option(help="Gets a folder for each experiment, and scores.json.")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Segment the Mall video: overlays, film, red area over time, scores against the given head positions."""
+    opened = [open_run(name, runs) for name in names]
+    for name, scores in study(opened, load_mall(), output).items():
+        _show_scores(name, asdict(scores))
+    typer.echo(str(output))
 
 
 def _train(
