@@ -14,6 +14,14 @@ from training.datasets.pedestrians import PedestrianData
 from training.experiments import EXPERIMENTS
 from training.runs import Run
 
+SMALL_SPARSE_AUTOENCODER = {
+    "epochs": "3",
+    "latents": "64",
+    "k": "8",
+    "dead_after": "300",
+    "aux_k": "16",
+    "probe_pca": "16",
+}
 TINY = {
     "pedestrian_unet": {
         "epochs": "2",
@@ -36,7 +44,19 @@ TINY = {
     "mnist_undercomplete": {"epochs": "2", "widths": "24,12", "probe_pca": "16"},
     "mnist_convolutional": {"epochs": "2", "channels": "4,4,2", "probe_pca": "16"},
     "mnist_variational": {"epochs": "2", "widths": "24", "probe_pca": "16"},
+    "mnist_stacked": {
+        "epochs": "5",
+        "widths": "24,12",
+        "layer_epochs": "1",
+        "classifier_epochs": "1",
+        "fine_tuning_epochs": "1",
+        "decoder_epochs": "1",
+        "probe_pca": "16",
+    },
     "mnist_sparse_filtering": {"epochs": "2", "latents": "24", "iterations": "5", "probe_pca": "16"},
+    "mnist_top_k": SMALL_SPARSE_AUTOENCODER,
+    "mnist_batch_top_k": SMALL_SPARSE_AUTOENCODER,
+    "mnist_jump_relu": SMALL_SPARSE_AUTOENCODER,
 }
 """Settings with which each experiment trains in a second or two."""
 

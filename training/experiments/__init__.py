@@ -8,12 +8,22 @@ from training.experiments.autoencoder_family import AUTOENCODER_FAMILY
 from training.experiments.base import Experiment, ExperimentError
 from training.experiments.pedestrian import PEDESTRIAN
 from training.experiments.pedestrian_autoencoders import PEDESTRIAN_AUTOENCODERS
+from training.experiments.sparse_autoencoders import SPARSE_AUTOENCODERS
 from training.experiments.sparse_coding import SPARSE_CODING
 from training.experiments.sparse_filtering import SPARSE_FILTERING
+from training.experiments.stacked import STACKED
 
 EXPERIMENTS: dict[str, Experiment[Any]] = {
     experiment.name: experiment
-    for experiment in (*PEDESTRIAN, *PEDESTRIAN_AUTOENCODERS, *SPARSE_CODING, *AUTOENCODER_FAMILY, *SPARSE_FILTERING)
+    for experiment in (
+        *PEDESTRIAN,
+        *PEDESTRIAN_AUTOENCODERS,
+        *SPARSE_CODING,
+        *AUTOENCODER_FAMILY,
+        *STACKED,
+        *SPARSE_FILTERING,
+        *SPARSE_AUTOENCODERS,
+    )
 }
 
 

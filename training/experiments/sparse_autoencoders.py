@@ -1,0 +1,193 @@
+"""The modern sparse auto-encoders on MNIST: TopK, BatchTopK and JumpReLU.
+
+``python -m training train mnist_batch_top_k`` trains one; see ``training/RESULTS.md`` for what they score, how long
+they take and on which machine. Their exports carry ``sae/``, the layout that sparse auto-encoder tools read.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from training.datasets.digits import DigitData
+from training.encoders.sparse_autoencoder import (
+    BatchTopKAutoencoder,
+    JumpReluAutoencoder,
+    SparseAutoencoder,
+    TopKAutoencoder,
+)
+from training.experiments.mnist import PIXELS, MnistExperiment
+from training.loops.fit import Autodiff
+from training.loops.trainer import Program
+from training.losses.auxiliary import dead_latents, target_l0, unexplained
+from training.sparsity.geometric_median import geometric_median
+
+MEDIAN_OF = 10_000
+"""Examples whose geometric median the input bias starts from; more change it by less than a thousandth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseAutoencoderExperiment(MnistExperiment):
+    """What the three share: arXiv 2406.04093, appendix A.
+
+    Adam without a second-moment floor to speak of (its epsilon 6.25e-10), a linear warm-up over a twentieth of the
+    steps and cosine decay to nothing, so that thresholds have settled when training ends. The learning rate follows
+    ``2e-4 / √(D / 2¹⁴)``, the rule of the ``dictionary_learning`` library.
+
+    Attributes:
+        latents: size of the dictionary D.
+        k: latents active in an example, the same as in the k-sparse auto-encoder so that both can be compared.
+        dead_after: examples without firing after which a latent counts as dead.
+        aux_k: dead latents that may explain the residual of an example.
+        aux_weight: weight of that share of unexplained residual.
+    """
+
+    latents: int = 1000
+    k: int = 25
+    dead_after: int = 10_000
+    aux_k: int = 256
+    aux_weight: float = 1 / 32
+
+    @abstractmethod
+    def build(self) -> SparseAutoencoder:
+        """A fresh model."""
+
+    def sparsity_loss(self, model: SparseAutoencoder, preactivations: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        """What is added to keep the latents sparse; nothing where k itself does."""
+        del model, preactivations, epoch
+        return tf.constant(0.0)
+
+    def program(self, model: SparseAutoencoder, data: DigitData) -> Program:
+        """Adam on the unexplained share, the auxiliary loss of dead latents and the kind's sparsity loss."""
+        images = self.train_images(data)
+        model.b_dec.assign(geometric_median(images[:MEDIAN_OF]))
+        steps = self.epochs * -(-len(images) // self.batch_size)
+        schedule = keras.optimizers.schedules.CosineDecay(
+            0.0, steps - steps // 20, warmup_target=self.learning_rate, warmup_steps=steps // 20
+        )
+        progress = tf.Variable(0, trainable=False, dtype=tf.int32, name="epoch")
+
+        def objective(image: tf.Tensor) -> Mapping[str, tf.Tensor]:
+            preactivations = model.preactivations(image)
+            latents = model.sparse_in_training(preactivations)
+            reconstruction = model.decode(latents, training=True)
+            model.count_idle(latents)
+            dead = model.idle >= self.dead_after
+            residual = tf.stop_gradient(image - reconstruction)
+
+            def auxiliary() -> tf.Tensor:
+                revived = dead_latents(preactivations, dead, min(self.aux_k, self.latents))
+                return unexplained(residual, model.decode(revived, training=True) - model.b_dec)
+
+            scalars = {
+                "unexplained": unexplained(image, reconstruction),
+                # without a dead latent there is nothing to decode, and most steps have none
+                "auxiliary": tf.cond(tf.reduce_any(dead), auxiliary, lambda: tf.constant(0.0)),
+                "sparsity": self.sparsity_loss(model, preactivations, progress),
+            }
+            loss = scalars["unexplained"] + self.aux_weight * scalars["auxiliary"] + scalars["sparsity"]
+            return {
+                "loss": loss,
+                **scalars,
+                "l0": tf.reduce_mean(tf.math.count_nonzero(latents, axis=1, dtype=tf.float32)),
+                "dead": tf.reduce_mean(tf.cast(dead, tf.float32)),
+            }
+
+        return Autodiff(
+            model,
+            objective,
+            keras.optimizers.Adam(schedule, epsilon=6.25e-10),
+            lambda epoch: self.batches(images, epoch),
+            before_epoch=progress.assign,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK(SparseAutoencoderExperiment):
+    """TopK with the auxiliary loss: Gao et al., arXiv 2406.04093."""
+
+    def build(self) -> TopKAutoencoder:
+        """A fresh model."""
+        return TopKAutoencoder(PIXELS, self.latents, self.k, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTopK(SparseAutoencoderExperiment):
+    """BatchTopK: Bussmann, Leask and Nanda, arXiv 2412.06410.
+
+    Attributes:
+        threshold_rate: weight of the newest batch in the moving average of the exported threshold.
+    """
+
+    threshold_rate: float = 0.01
+
+    def build(self) -> BatchTopKAutoencoder:
+        """A fresh model."""
+        return BatchTopKAutoencoder(PIXELS, self.latents, self.k, threshold_rate=self.threshold_rate, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JumpRelu(SparseAutoencoderExperiment):
+    """JumpReLU: Rajamanoharan et al., arXiv 2407.14435, with the loss ``c (L0/k − 1)²`` that aims at k.
+
+    Attributes:
+        bandwidth: of the straight-through estimate, in units of a latent. The paper's 0.001 is meant for inputs of
+            length 1; digits are some ten times as long.
+        initial_threshold: of every latent.
+        sparsity_weight: c, after the warm-up.
+        sparsity_warmup: share of the epochs over which c rises linearly from 0.
+    """
+
+    bandwidth: float = 0.1
+    initial_threshold: float = 0.5
+    sparsity_weight: float = 1.0
+    sparsity_warmup: float = 0.25
+
+    def build(self) -> JumpReluAutoencoder:
+        """A fresh model."""
+        return JumpReluAutoencoder(
+            PIXELS,
+            self.latents,
+            bandwidth=self.bandwidth,
+            initial_threshold=self.initial_threshold,
+            seed=self.seed,
+        )
+
+    def sparsity_loss(self, model: JumpReluAutoencoder, preactivations: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        """The weighted distance of L0 from k."""
+        ramp = tf.minimum(1.0, tf.cast(epoch + 1, tf.float32) / max(1.0, self.sparsity_warmup * self.epochs))
+        return ramp * self.sparsity_weight * target_l0(model.active(preactivations), self.k)
+
+
+_QUICK = {"epochs": 3, "probe_examples": 10_000}
+
+SPARSE_AUTOENCODERS = (
+    TopK(
+        name="mnist_top_k",
+        summary="TopK sparse auto-encoder with auxiliary loss for dead latents (Gao et al.)",
+        epochs=30,
+        batch_size=100,
+        learning_rate=8e-4,
+        presets={"quick": _QUICK},
+    ),
+    BatchTopK(
+        name="mnist_batch_top_k",
+        summary="BatchTopK sparse auto-encoder, exported with its threshold (Bussmann et al.)",
+        epochs=30,
+        batch_size=100,
+        learning_rate=8e-4,
+        presets={"quick": _QUICK},
+    ),
+    JumpRelu(
+        name="mnist_jump_relu",
+        summary="JumpReLU sparse auto-encoder with learned thresholds (Rajamanoharan et al.)",
+        epochs=30,
+        batch_size=100,
+        learning_rate=8e-4,
+        presets={"quick": _QUICK},
+    ),
+)
