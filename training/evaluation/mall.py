@@ -4,7 +4,7 @@ Each claim of the source on its five nets gets a number here:
 
 =====================  ==========================================================================================
 "floods the scene"     ``flooding``: red area beyond what the heads let one expect; ``torso_lift``: how much likelier
-                       a person's trunk is red than any pixel
+                       a person's torso is red than any pixel
 "blurs"                ``blur``: share of pixels whose probability is neither near 0 nor near 1
 "sharp, clear edges"   ``sharpness``: how steep the probability is where it crosses one half
 "holes"                ``holes``: share of the filled mask that is holes
@@ -33,8 +33,8 @@ HEIGHT_AT_ONE = 112.0
 frame (feet in rows 118, 268, 316, 407 and 407; they give 108 to 116)."""
 BODY_SHARE = 0.187
 """A person's area by the square of their height: the mean over the 423 masks of Penn-Fudan."""
-TRUNK = 0.3
-"""The trunk's middle lies this share of a person's height below the head's."""
+TORSO = 0.3
+"""The torso's middle lies this share of a person's height below the head's."""
 GREY = (0.1, 0.9)
 """Probabilities between these count as undecided."""
 
@@ -46,7 +46,7 @@ class FrameScores:
     Attributes:
         red_share: share of the pixels that are red, 0..1.
         expected_share: share that the persons would cover by their heads, each unhidden and cut at the frame's edge.
-        torsos_hit: share of the persons the middle of whose trunk is red; 0 without persons.
+        torsos_hit: share of the persons the middle of whose torso is red; 0 without persons.
         change: share of the pixels that were red in just one of this frame and the one before; 0 in the first.
         blur: share of the pixels with a probability strictly between 0.1 and 0.9.
         sharpness: mean magnitude of the probability's gradient, per pixel, where it crosses one half: red pixels with
@@ -80,6 +80,7 @@ class MallScores:
         torsos_hit: see :class:`FrameScores`.
         count_correlation: Spearman's rank correlation of red share and number of heads over the frames, −1..1; 0 where
             either never changes.
+        area_correlation: likewise of red share and expected share, which counts a near person for more than a far one.
         flicker: mean of ``change`` over all frames but the first.
         blur: see :class:`FrameScores`.
         sharpness: mean over the frames that have an edge, per pixel.
@@ -94,6 +95,7 @@ class MallScores:
     torsos_hit: float
     torso_lift: float
     count_correlation: float
+    area_correlation: float
     flicker: float
     blur: float
     sharpness: float
@@ -124,12 +126,12 @@ def score_frames(
         if len(probability) != len(perspective):
             raise ValueError(f"expected maps of {len(perspective)} rows. Received: {len(probability)}")
         red = probability >= threshold
-        trunks, expected = _persons(persons, perspective, red.shape)
+        torsos, expected = _persons(persons, perspective, red.shape)
         scores.append(
             FrameScores(
                 red_share=float(red.mean()),
                 expected_share=expected,
-                torsos_hit=float(red[trunks[:, 1], trunks[:, 0]].mean()) if len(trunks) else 0.0,
+                torsos_hit=float(red[torsos[:, 1], torsos[:, 0]].mean()) if len(torsos) else 0.0,
                 change=0.0 if before is None else float((red != before).mean()),
                 blur=float(((probability > GREY[0]) & (probability < GREY[1])).mean()),
                 sharpness=_sharpness(probability),
@@ -156,7 +158,6 @@ def summarise(frames: Sequence[FrameScores], counts: Sequence[int] | NDArray[np.
         raise ValueError(f"expected two or more frames, each with a count. Received: {len(frames)}, {len(counts)}")
     columns = {key: np.array([getattr(frame, key) for frame in frames]) for key in asdict(frames[0])}
     red = columns["red_share"]
-    moves = np.ptp(red) > 0 and np.ptp(counts) > 0
     edged, coloured = columns["sharpness"] > 0, red > 0
     return MallScores(
         red_share=float(red.mean()),
@@ -164,7 +165,8 @@ def summarise(frames: Sequence[FrameScores], counts: Sequence[int] | NDArray[np.
         flooding=float((red - columns["expected_share"]).mean()),
         torsos_hit=float(columns["torsos_hit"].mean()),
         torso_lift=float((columns["torsos_hit"] - red).mean()),
-        count_correlation=float(stats.spearmanr(red, counts).statistic) if moves else 0.0,
+        count_correlation=_rank_correlation(red, np.asarray(counts)),
+        area_correlation=_rank_correlation(red, columns["expected_share"]),
         flicker=float(columns["change"][1:].mean()),
         blur=float(columns["blur"].mean()),
         sharpness=float(columns["sharpness"][edged].mean()) if edged.any() else 0.0,
@@ -188,14 +190,20 @@ def body_heights(rows: Floats, perspective: Floats) -> Floats:
     return heights
 
 
+def _rank_correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
+    return float(stats.spearmanr(one, other).statistic)
+
+
 def _persons(heads: Floats, perspective: Floats, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], float]:
-    """The trunks' middles as int64 [P, 2] (x, y) inside the frame, and the share of the frame that all cover."""
+    """The torsos' middles as int64 [P, 2] (x, y) inside the frame, and the share of the frame that all cover."""
     height, width = shape
     tall = body_heights(heads[:, 1], perspective)
     visible = np.clip((height - heads[:, 1]) / tall, 0.0, 1.0)
-    trunks = np.rint(np.column_stack([heads[:, 0], heads[:, 1] + TRUNK * tall])).astype(np.int64)
+    torsos = np.rint(np.column_stack([heads[:, 0], heads[:, 1] + TORSO * tall])).astype(np.int64)
     expected = float(np.sum(BODY_SHARE * tall**2 * visible) / (height * width))
-    return np.clip(trunks, 0, [width - 1, height - 1]), expected
+    return np.clip(torsos, 0, [width - 1, height - 1]), expected
 
 
 def _sharpness(probability: Floats) -> float:

@@ -105,6 +105,7 @@ def test_summary_of_a_red_area_that_follows_the_heads() -> None:
     following = [square(0, 0, 10 * count) for count in (1, 2, 3, 4)]
     scores = summarise(score_frames(following, heads, FLAT), [1, 2, 3, 4])
     assert scores.count_correlation == pytest.approx(1.0)
+    assert scores.area_correlation == pytest.approx(1.0)
     against = summarise(score_frames(following[::-1], heads, FLAT), [1, 2, 3, 4])
     assert against.count_correlation == pytest.approx(-1.0)
     assert scores.flooding == pytest.approx(scores.red_share - scores.expected_share)

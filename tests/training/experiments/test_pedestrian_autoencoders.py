@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.training.conftest import TINY
+from training.datasets.pedestrians import PedestrianData
+from training.experiments import EXPERIMENTS
+from training.experiments.base import ExperimentError
+from training.experiments.pedestrian_autoencoders import PEDESTRIAN_AUTOENCODERS, PedestrianSparseFiltering
+from training.runs import Run
+from training.sparsity.sparse_filtering import PROGRAM_EPSILON, activated, feature_norms, sparse_filtering
+
+NAMES = [experiment.name for experiment in PEDESTRIAN_AUTOENCODERS]
+SPARSE = [name for name in NAMES if "sparse" in name]
+
+
+def test_the_five_are_there_and_none_augments() -> None:
+    assert NAMES == [
+        "pedestrian_plain",
+        "pedestrian_l1",
+        "pedestrian_l2",
+        "pedestrian_sparse_softabs",
+        "pedestrian_sparse_elu",
+    ]
+    assert not any(experiment.augment for experiment in PEDESTRIAN_AUTOENCODERS)
+
+
+def test_full_is_the_paper_and_blog_the_program() -> None:
+    for name in SPARSE:
+        full, blog = EXPERIMENTS[name], EXPERIMENTS[name].with_preset("blog")
+        assert (full.epochs, full.filter_epochs, full.filter_codes, full.stage2_sf_weight) == (800, 200, 85, 0.0)
+        assert full.learning_rate == 10 * full.filter_learning_rate
+        assert (full.epsilon, full.forward, full.reduction) == (1e-8, "activated", "examples")
+        assert (blog.epochs, blog.filter_epochs, blog.filter_codes, blog.stage2_sf_weight) == (801, 201, 5, 1.75)
+        assert (blog.epsilon, blog.forward, blog.reduction) == (PROGRAM_EPSILON, "linear", "entries")
+    elu = EXPERIMENTS["pedestrian_sparse_elu"]
+    assert (elu.activation, elu.with_preset("blog").activation) == ("elu_abs", "elu_signed")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_are_stretched_to_a_fixed_size(name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    servable = experiment.servable(experiment.build())
+    assert (servable.resizing.rule, servable.resizing.height, servable.resizing.multiple_of) == ("stretch", 96, 1)
+    assert [(tensor.name, tensor.shape) for tensor in (servable.input, *servable.outputs)] == [
+        ("image", (-1, 96, 96, 3)),
+        ("mask", (-1, 96, 96, 1)),
+        ("encoding", (-1, 9)),
+    ]
+
+
+def test_another_size_and_a_filtering_without_an_end_are_refused() -> None:
+    with pytest.raises(ExperimentError, match=r"made for 96x96\. Received: ask_height=128"):
+        EXPERIMENTS["pedestrian_plain"].with_settings({"ask_height": "128"})
+    with pytest.raises(ExperimentError, match=r"filter_epochs must lie in 1\.\.199, .* Received: 200"):
+        EXPERIMENTS["pedestrian_sparse_elu"].with_settings({"epochs": "200"})
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_kept_norms_are_those_of_the_final_weights_over_the_training_pictures(
+    tiny_runs: dict[str, Run], name: str
+) -> None:
+    run = tiny_runs[name]
+    experiment, model = run.experiment, run.model()
+    features = model.features(np.stack([experiment.asked(scene) for scene in run.data.train]))
+    norms = feature_norms(features, experiment.activation, experiment.epsilon)
+    np.testing.assert_allclose(model.feature_norms, norms, rtol=1e-5)
+    balanced = activated(features, experiment.activation) / model.feature_norms
+    np.testing.assert_allclose(np.linalg.norm(balanced, axis=0), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.sum(model.encode(experiment.parity_inputs(run.data)), axis=1) >= 1.0 - 1e-6, True, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_the_first_stage_lowers_the_objective_and_leaves_the_decoder(street_data: PedestrianData, name: str) -> None:
+    experiment = EXPERIMENTS[name].with_settings({"epochs": "11", "filter_epochs": "10"})
+    assert isinstance(experiment, PedestrianSparseFiltering)
+    model = experiment.build()
+    program = experiment.program(model, street_data)
+    decoder = [variable.numpy() for variable in model.decoder.trainable_variables]
+    pictures = np.stack([experiment.asked(scene) for scene in street_data.train])
+
+    def objective() -> float:
+        return float(sparse_filtering(model.features(pictures), experiment.activation))
+
+    before = objective()
+    for epoch in range(10):
+        program.before_epoch(epoch)
+        for batch in program.batches(epoch):
+            program.step(batch)
+    assert objective() < before - 0.02
+    for variable, start in zip(model.decoder.trainable_variables, decoder, strict=True):
+        np.testing.assert_array_equal(variable, start)
+
+
+def test_blog_keeps_the_objective_in_the_second_stage(tmp_path: Path, street_data: PedestrianData) -> None:
+    experiment = EXPERIMENTS["pedestrian_sparse_elu"].with_preset("blog")
+    experiment = experiment.with_settings({"epochs": "2", "filter_epochs": "1"})
+    run = Run(experiment, street_data, tmp_path / experiment.name)
+    run.train()
+    lines = (run.folder / "history.jsonl").read_text().splitlines()
+    first, second = (json.loads(line) for line in lines)
+    assert first["loss"] == pytest.approx(first["sparse_filtering"])
+    expected = second["crossentropy"] + second["squared_error"] + 1.75 * second["sparse_filtering"]
+    assert second["loss"] == pytest.approx(expected, rel=1e-5)
+    assert second["negative_share"] > 0
+    # the mean of the entries lies below a third, whatever their sign
+    assert second["sparse_filtering"] <= 1 / 3
+
+
+@pytest.mark.parametrize(("name", "penalty"), [("pedestrian_l1", "l1"), ("pedestrian_l2", "l2")])
+def test_the_penalty_leaves_out_bottleneck_and_pools(street_data: PedestrianData, name: str, penalty: str) -> None:
+    experiment = EXPERIMENTS[name]
+    model = experiment.build()
+    batch = next(iter(experiment.batches(street_data, 0)))
+    scalars = experiment.segmentation_objective(model)(batch)
+    kernels = [w.numpy() for w in model.trainable_variables if len(w.shape) == 4]
+    power, factor = {"l1": (1, 1.0), "l2": (2, 0.5)}[penalty]
+    expected = factor * sum(float(np.sum(np.abs(kernel) ** power)) for kernel in kernels)
+    assert float(scalars["penalty"]) == pytest.approx(expected, rel=1e-5)
+    rest = float(scalars["crossentropy"] + scalars["squared_error"])
+    assert float(scalars["loss"]) == pytest.approx(rest + 0.005 * expected, rel=1e-5)
+
+
+def test_augmentation_is_a_setting(street_data: PedestrianData) -> None:
+    plain = EXPERIMENTS["pedestrian_plain"]
+    augmented = plain.with_settings({"augment": "true"})
+    same, other = (next(iter(experiment.batches(street_data, 0)))[0] for experiment in (plain, augmented))
+    assert same.shape == other.shape == (5, 96, 96, 3)
+    assert tf.reduce_mean(tf.abs(tf.cast(same, tf.float32) - tf.cast(other, tf.float32))) > 5
+
+
+def test_a_run_cut_at_the_border_of_the_stages_ends_with_the_same_weights(
+    tmp_path: Path, street_data: PedestrianData
+) -> None:
+    experiment = EXPERIMENTS["pedestrian_sparse_softabs"].with_settings(TINY["pedestrian_sparse_softabs"])
+    whole, cut = (Run(experiment, street_data, tmp_path / name) for name in ("whole", "cut"))
+    whole.train()
+    cut.train(stop_after=1)
+    cut.train()
+    for one, other in zip(whole.model().get_weights(), cut.model().get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
