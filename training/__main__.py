@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from training import stability_study
 from training.datasets.mall import load as load_mall
 from training.datasets.source import DataError
 from training.distribution import DistributionError, is_chief, make_strategy
@@ -164,6 +165,21 @@ def samples(
 
 
 @app.command()
+def stability(
+    name: Name,
+    seeds: Annotated[str, typer.Option(help="Two or more, separated by commas.")] = "0,1,2",
+    preset: PresetOption = "quick",
+    data: Data = "auto",
+    settings: Settings = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train with several seeds and say how much of the dictionary they share."""
+    experiment = experiment_named(name).with_preset(preset).with_settings(_pairs(settings or []))
+    scores = stability_study.study(experiment, experiment.load_data(data), _integers(seeds), runs / "stability" / name)
+    _show_scores(f"{name}: seeds {seeds}", scores)
+
+
+@app.command()
 def mall(
     names: Annotated[list[str], typer.Argument(help="Trained pedestrian experiments.")],
     output: Annotated[Path, typer.Option(help="Gets a folder for each experiment, and scores.json.")],
@@ -213,6 +229,13 @@ def _for_each(names: list[str], what: str, action: object) -> None:
 
 def _names(only: str) -> list[str]:
     return [experiment_named(name).name for name in only.replace(",", " ").split()] or list(EXPERIMENTS)
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ExperimentError(f"--seeds expects whole numbers separated by commas. Received: {text!r}") from None
 
 
 def _pairs(settings: list[str]) -> dict[str, str]:

@@ -35,7 +35,7 @@ from training.export.manifest import TrainingRecord
 from training.export.version_folder import export_version
 from training.files import remove_leftovers, write_json, written_whole
 from training.loops.fit import Autodiff
-from training.loops.trainer import train
+from training.loops.trainer import HISTORY, SNAPSHOTS, train
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +139,16 @@ class Run:
         model = self.model()
         scores = self.experiment.evaluate(model, self.data)
         write_json(self.folder / SCORES, scores)
-        self.experiment.draw(model, self.data, self.folder / FIGURES)
+        self.draw(model)
         return scores
+
+    def draw(self, model: keras.Model) -> None:
+        """Draws what the trained model does, and how its training went."""
+        folder = self.folder / FIGURES
+        self.experiment.draw(model, self.data, folder)
+        history = [json.loads(line) for line in (self.folder / HISTORY).read_text(encoding="utf-8").splitlines()]
+        snapshots = [np.load(path) for path in sorted((self.folder / SNAPSHOTS).glob("*.npy"))]
+        self.experiment.draw_training(history, snapshots, folder)
 
     def scores(self) -> dict[str, float]:
         """The scores on file, evaluated first where there are none."""

@@ -75,19 +75,46 @@ def reconstructions(images: Floats, encoding: Floats, rebuilt: Floats, title: st
 
 
 def dictionary(columns: Floats, title: str, shown: int = 100) -> Figure:
-    """The first ``shown`` dictionary columns [784, D] as 28x28 pictures, each divided by its largest magnitude."""
+    """The first ``shown`` dictionary columns [784, D] as 28x28 pictures, contrast-normalised."""
     shown = min(shown, columns.shape[1])
-    side = int(np.ceil(np.sqrt(shown)))
+    what = f"{title}: {shown} of {columns.shape[1]} dictionary columns, contrast-normalised"
+    return _weights(mosaic(contrast_normalised(columns[:, :shown])), 1.0, what)
+
+
+def raw_dictionary(columns: Floats, title: str, shown: int = 100) -> Figure:
+    """The same columns as they are, all on one scale with its bar."""
+    shown = min(shown, columns.shape[1])
+    limit = max(float(np.abs(columns[:, :shown]).max()), 1e-12)
+    return _weights(mosaic(columns[:, :shown]), limit, f"{title}: the same columns on one scale", bar=True)
+
+
+def contrast_normalised(columns: Floats) -> Floats:
+    """Columns [784, D] less the mean of them all, each divided by its largest magnitude: float in −1..1.
+
+    As UFLDL's ``display_network`` does: what a column looks like shows, and how strong it is does not.
+    """
+    centred = columns - columns.mean()
+    normalised: Floats = centred / np.maximum(np.abs(centred).max(axis=0), 1e-12)
+    return normalised
+
+
+def mosaic(columns: Floats) -> Floats:
+    """Columns [784, D] as 28x28 pictures, row by row in the smallest square, with lines of zeros between."""
+    side = int(np.ceil(np.sqrt(columns.shape[1])))
     canvas = np.zeros((side * 29 + 1, side * 29 + 1), np.float32)
-    for index in range(shown):
-        row, column = divmod(index, side)
-        picture = columns[:, index].reshape(28, 28)
-        top, left = row * 29 + 1, column * 29 + 1
-        canvas[top : top + 28, left : left + 28] = picture / max(float(np.abs(picture).max()), 1e-12)
+    for index, column in enumerate(columns.T):
+        top, left = (29 * place + 1 for place in divmod(index, side))
+        canvas[top : top + 28, left : left + 28] = column.reshape(28, 28)
+    return canvas
+
+
+def _weights(canvas: Floats, limit: float, title: str, *, bar: bool = False) -> Figure:
     figure = Figure(figsize=(6, 6.3), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(canvas, cmap="RdBu_r", vmin=-1, vmax=1)
-    axes.set_title(f"{title}: {shown} of {columns.shape[1]} dictionary columns, contrast-normalised", fontsize=9)
+    image = axes.imshow(canvas, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    if bar:
+        figure.colorbar(image, ax=axes, shrink=0.6)
+    axes.set_title(title, fontsize=9)
     axes.set_axis_off()
     return figure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.source import DataSource
+from training.evaluation import figures
+from training.evaluation.latent_figures import cost_over_time
 from training.export.servable import Family, Servable
 from training.loops.trainer import Program
 
 Preset = str
+Epochs = Sequence[Mapping[str, float]]
 FULL = "full"
 
 
@@ -137,6 +140,17 @@ class Experiment(abc.ABC, Generic[DataT]):
     @abc.abstractmethod
     def draw(self, model: keras.Model, data: DataT, folder: Path) -> list[Path]:
         """Pictures of what the model does on the test split; returns the files written."""
+
+    def draw_training(self, history: Epochs, snapshots: list[NDArray[np.float32]], folder: Path) -> list[Path]:
+        """Pictures of how the training went: cost over time. Returns the files written.
+
+        Args:
+            history: the scalars of every epoch.
+            snapshots: what :meth:`snapshot` kept, in order.
+            folder: of the figures.
+        """
+        del snapshots
+        return figures.save({"cost.png": cost_over_time(history, self.name)}, folder) if history else []
 
     def snapshot(self, model: keras.Model) -> NDArray[np.float32] | None:
         """What is kept of the model after an epoch to show how it learned; None for nothing."""

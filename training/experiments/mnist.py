@@ -17,10 +17,17 @@ from numpy.typing import NDArray
 from training.datasets import mnist, own
 from training.datasets.digits import DigitData
 from training.datasets.source import DataPolicy
-from training.evaluation import figures
+from training.evaluation import figures, latent_figures
+from training.evaluation.film import write_gif
 from training.evaluation.probes import pca_codes, probe_error, random_dictionary_codes
-from training.evaluation.sparse_coding import score_reconstruction, score_sparsity
-from training.experiments.base import Experiment
+from training.evaluation.sparse_coding import (
+    class_purity,
+    firing_frequency,
+    score_firing,
+    score_reconstruction,
+    score_sparsity,
+)
+from training.experiments.base import Epochs, Experiment
 from training.export.servable import Family, Resizing, Servable, Tensor
 
 Floats = NDArray[np.float32]
@@ -28,6 +35,7 @@ Floats = NDArray[np.float32]
 PIXELS = 28 * 28
 CHUNK = 2000
 """Rows encoded at once in evaluation."""
+WEIGHTS_FILM = "weights.gif"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +105,13 @@ class MnistExperiment(Experiment[DigitData]):
         """
         reconstruction = in_chunks(lambda image: model(image, training=False), data.test_images)
         train, test = in_chunks(model.encode, data.train_images), in_chunks(model.encode, data.test_images)
-        sparsity = score_sparsity(test, np.any(train != 0, axis=0))
+        frequency = firing_frequency(train)
+        sparsity = score_sparsity(test, frequency > 0)
         scores = {
             **asdict(score_reconstruction(data.test_images, reconstruction)),
             **asdict(sparsity),
+            **asdict(score_firing(frequency)),
+            "class_purity": _purity(data, test),
             "probe_error": self.probe(data, train, test),
             **self.extra_scores(model, data),
             **controls(data, test.shape[1], round(sparsity.l0), self.probe_pca, self.probe_examples),
@@ -118,13 +129,31 @@ class MnistExperiment(Experiment[DigitData]):
         return _probe(data, train, test, self.probe_examples)
 
     def draw(self, model: keras.Model, data: DigitData, folder: Path) -> list[Path]:
-        """Digits with their encodings and reconstructions, and the learned dictionary."""
+        """Digits with their encodings and reconstructions, how latents are used, and the learned dictionary."""
         images = data.test_images[:10]
         encoding, reconstruction = model.encode(images).numpy(), model(images, training=False).numpy()
-        pictures = {"reconstructions.png": figures.reconstructions(images, encoding, reconstruction, self.name)}
+        latents = in_chunks(model.encode, data.test_images)
+        pictures = {
+            "reconstructions.png": figures.reconstructions(images, encoding, reconstruction, self.name),
+            "latents_histogram.png": latent_figures.latent_histogram(
+                latents, firing_frequency(latents), f"{self.name}: latents of the test digits"
+            ),
+        }
         if hasattr(model, "dictionary"):
-            pictures["dictionary.png"] = figures.dictionary(model.dictionary.numpy(), self.name)
+            columns = model.dictionary.numpy()
+            pictures["dictionary.png"] = figures.dictionary(columns, self.name)
+            pictures["dictionary_raw.png"] = figures.raw_dictionary(columns, self.name)
         return figures.save(pictures, folder)
+
+    def draw_training(self, history: Epochs, snapshots: list[Floats], folder: Path) -> list[Path]:
+        """Adds the film of the dictionary as it was learned."""
+        paths = super().draw_training(history, snapshots, folder)
+        if snapshots:
+            frames = latent_figures.weight_frames(snapshots)
+            # the last one stays for a second and a half before the film begins anew
+            write_gif(frames + frames[-1:] * 15, folder / WEIGHTS_FILM, rate=10)
+            paths.append(folder / WEIGHTS_FILM)
+        return paths
 
 
 def in_chunks(function: Any, rows: Floats) -> Floats:
@@ -149,6 +178,7 @@ def controls(data: DigitData, latents: int, l0: int, pca: int, probe_examples: i
         **_fixed_controls(data, pca, probe_examples),
         "control_pca_same_l0_explained_variance": _pca_explained_variance(data, min(l0, PIXELS)),
         "control_random_dictionary_probe_error": _probe(data, random_train, random_test, probe_examples),
+        "control_random_dictionary_class_purity": _purity(data, random_test),
     }
 
 
@@ -158,6 +188,7 @@ def _fixed_controls(data: DigitData, pca: int, probe_examples: int) -> dict[str,
     train, test, _ = pca_codes(data.train_images, data.test_images, pca, seed=0)
     return {
         "control_raw_probe_error": _probe(data, data.train_images, data.test_images, probe_examples),
+        "control_raw_class_purity": _purity(data, data.test_images),
         f"control_pca_{pca}_probe_error": _probe(data, train, test, probe_examples),
     }
 
@@ -178,3 +209,7 @@ def _probe(data: DigitData, train: Floats, test: Floats, examples: int) -> float
         return math.nan
     kept = slice(examples or None)
     return probe_error(train[kept], data.train_labels[kept], test, data.test_labels)
+
+
+def _purity(data: DigitData, test: Floats) -> float:
+    return class_purity(test, data.test_labels) if data.labelled else math.nan

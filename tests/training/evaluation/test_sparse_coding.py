@@ -5,7 +5,13 @@ import pytest
 from sklearn.metrics import r2_score
 
 from training.evaluation.probes import pca_codes, probe_error, random_dictionary_codes
-from training.evaluation.sparse_coding import score_reconstruction, score_sparsity
+from training.evaluation.sparse_coding import (
+    class_purity,
+    firing_frequency,
+    score_firing,
+    score_reconstruction,
+    score_sparsity,
+)
 
 
 def test_explained_variance_is_the_pooled_one(rng: np.random.Generator) -> None:
@@ -65,3 +71,38 @@ def test_pca_control_reconstructs_what_lies_in_its_plane(rng: np.random.Generato
 def test_random_dictionary_keeps_k(rng: np.random.Generator) -> None:
     codes = random_dictionary_codes(rng.random((9, 20)).astype(np.float32), latents=50, k=7, seed=1)
     np.testing.assert_array_equal(np.count_nonzero(codes, axis=1), np.full(9, 7))
+
+
+def test_cosine_and_length_ratio_of_known_reconstructions() -> None:
+    x = np.array([[3, 4], [1, 0]], np.float32)
+    scores = score_reconstruction(x, np.array([[6, 8], [0, 1]], np.float32))
+    assert scores.cosine == pytest.approx((1 + 0) / 2)
+    assert scores.l2_ratio == pytest.approx((2 + 1) / 2)
+
+
+def test_firing_frequency_counts_examples_and_not_values() -> None:
+    latents = np.array([[0, 5, -1], [0, 0, 2], [0, 3, 1], [0, 0, 7]], np.float32)
+    np.testing.assert_array_equal(firing_frequency(latents), [0, 0.5, 1])
+
+
+def test_rare_latents_are_counted() -> None:
+    scores = score_firing(np.array([0, 5e-7, 5e-6, 0.1, 0.2]))
+    assert (scores.latents_below_1e_5, scores.latents_below_1e_6, scores.firing_median) == (3, 2, 5e-6)
+
+
+def test_purity_of_a_latent_that_is_one_class_and_of_one_that_is_half(rng: np.random.Generator) -> None:
+    labels = np.repeat(np.arange(4), 25)
+    pure = np.where(labels == 2, 1 + rng.random(100), 0)
+    half = np.where((labels == 0) | (labels == 1), 1.0, 0)
+    rare = np.where(np.arange(100) < 9, 1.0, 0)
+    assert class_purity(pure[:, None].astype(np.float32), labels) == 1
+    assert class_purity(half[:, None].astype(np.float32), labels) == 0.5
+    # a latent on nine examples is left out, however pure
+    assert class_purity(np.stack([half, rare], axis=1).astype(np.float32), labels) == 0.5
+    assert class_purity(rare[:, None].astype(np.float32), labels) == 0
+
+
+def test_purity_looks_at_the_strongest_examples() -> None:
+    labels = np.repeat(np.arange(2), 500)
+    latents = (np.arange(1000) / 1000 + 0.1).astype(np.float32)[:, None]
+    assert class_purity(latents, labels) == 1

@@ -32,6 +32,9 @@ def test_every_experiment_trains_scores_and_draws(tiny_runs: dict[str, Run], nam
     figures = list((run.folder / "figures").glob("*.png"))
     assert figures
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
+    assert "cost.png" in [figure.name for figure in figures]
+    filmed = any((run.folder / "snapshots").glob("*.npy"))
+    assert (run.folder / "figures" / "weights.gif").exists() == filmed
     config = json.loads((run.folder / "config.json").read_text())
     assert config["data_source"] == "embedded"
     assert config["settings"] == json.loads(json.dumps(run.experiment.settings()))
