@@ -15,7 +15,7 @@ RUNS ?= runs
 MODELS ?= models
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format protos conformance-clients constraints train-all export serve clean
+.PHONY: help demo test lint format protos conformance-clients constraints train-all export report serve clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ train-all: $(READY) ## Train every encoder into runs/
 
 export: $(READY) ## Export every trained encoder into models/
 	$(BIN)/python -m training export --only "$(ONLY)" --runs $(RUNS) --models $(MODELS)
+
+report: $(READY) ## Compare all trained encoders on one page, report.html
+	$(BIN)/python -m training report --runs $(RUNS) --output report.html
 
 serve: $(READY) ## Serve models/
 	$(BIN)/python -m serving --model-repository $(MODELS)

@@ -23,12 +23,13 @@ from training import stability_study
 from training.datasets.mall import load as load_mall
 from training.datasets.source import DataError
 from training.distribution import DistributionError, is_chief, make_strategy
+from training.evaluation.report import read_run, write_report
 from training.experiments import EXPERIMENTS, experiment_named
 from training.experiments.base import ExperimentError
 from training.export.parity import ParityError
 from training.loops.trainer import DivergenceError
 from training.mall_study import study
-from training.runs import Run, RunError, open_run
+from training.runs import CONFIG, SCORES, Run, RunError, open_run, read_config
 from training.samples import write_samples
 
 KNOWN_ERRORS = (
@@ -162,6 +163,26 @@ def samples(
     """Write test pictures, with their truth, as files to show to a service."""
     for name in names:
         typer.echo(f"{name}: {write_samples(open_run(name, runs), output, count)}")
+
+
+@app.command()
+def report(
+    runs: Runs = Path("runs"),
+    output: Annotated[Path, typer.Option(help="The page: one HTML file with everything inside.")] = Path("report.html"),
+) -> None:
+    """Compare all trained experiments on one page: tables, plots, pictures."""
+    trained, missing = [], []
+    for name, experiment in EXPERIMENTS.items():
+        folder = runs / name
+        if not (folder / CONFIG).exists() or not (folder / SCORES).exists():
+            missing.append(name)
+            continue
+        preset_settings = experiment.with_preset(read_config(folder)["preset"]).settings()
+        trained.append(read_run(name, experiment.family, experiment.summary, preset_settings, folder))
+    if not trained:
+        raise RunError(f"{runs} holds no scored experiment; expected at least one. Run: python -m training train-all")
+    write_report(trained, missing, output)
+    typer.echo(str(output))
 
 
 @app.command()
