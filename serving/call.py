@@ -11,6 +11,9 @@ from serving.errors import CancelledError, DeadlineError
 # The usual priority; 1 goes first, PRIORITIES last.
 USUAL, PRIORITIES = 3, 5
 
+# A caller without a deadline may be given one in the far future, which locks cannot wait for.
+_YEAR = 365.0 * 24 * 3600
+
 
 class Call:
     """A request under way.
@@ -39,8 +42,8 @@ class Call:
         return self._cancelled or (self.deadline is not None and time.monotonic() >= self.deadline)
 
     def remaining(self) -> float | None:
-        """Seconds until the deadline, never below 0; None without one."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        """Seconds until the deadline, from 0 to a year; None without one."""
+        return None if self.deadline is None else min(max(0.0, self.deadline - time.monotonic()), _YEAR)
 
     def narrow(self, seconds: float) -> None:
         """Brings the deadline forward to so many seconds from now; one that is earlier stays."""

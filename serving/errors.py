@@ -11,6 +11,7 @@
         ├── InvalidInputError      the input is at fault; the message says what was expected and what came
         │   └── InvalidPictureError  bytes that are no whole picture of a known format within the pixel limit
         ├── NotFoundError          no such model or version; the message names the known ones
+        ├── ForbiddenError         the server's operator does not allow this to callers
         ├── LoadError              a model that was to be loaded is broken; what was served before still is
         ├── OverloadedError        a bounded queue is full: try again later, elsewhere
         ├── DeadlineError          the caller's deadline passed before the answer was there
@@ -66,6 +67,10 @@ class InvalidPictureError(InvalidInputError):
 
 class NotFoundError(RequestError):
     """No such model or version."""
+
+
+class ForbiddenError(RequestError):
+    """The server's operator does not allow this."""
 
 
 class LoadError(RequestError):

@@ -121,5 +121,5 @@ def _size(servable: Servable) -> tuple[int, int]:
 
 def describe(array: Array) -> str:
     """Dtype and shape, as messages tell them."""
-    names = {"uint8": "UINT8", "float32": "FP32"}
-    return f"{names.get(array.dtype.name, array.dtype.name)} {list(array.shape)}"
+    name = array.dtype.name.upper().replace("FLOAT", "FP")
+    return f"{name} {list(array.shape)}"

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(
         0, ge=0, allow_inf_nan=False, description="how often to look for new, changed and removed models; 0 never does"
     )
+    model_control: bool = Field(
+        True, description="whether callers may load and unload models (Triton's and TensorFlow Serving's calls for it)"
+    )
     stream_window: PositiveInt = Field(
         16, description="requests of one stream under way at once; further ones wait at their sender"
     )

@@ -14,6 +14,7 @@ from serving.call import Call
 from serving.errors import (
     CancelledError,
     DeadlineError,
+    ForbiddenError,
     InferenceError,
     InvalidInputError,
     LoadError,
@@ -40,6 +41,7 @@ _log = logging.getLogger(__name__)
 STATUS: dict[type[RequestError], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     LoadError: grpc.StatusCode.FAILED_PRECONDITION,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -237,8 +237,8 @@ def start(models: Path) -> Iterator[Callable[..., RunningServer]]:
     """Starts servers of one's own; those that still run at the end are killed."""
     running: list[RunningServer] = []
 
-    def start_one(root: Path = models, *flags: str) -> RunningServer:
-        running.append(launch(root, *flags))
+    def start_one(root: Path | None = None, *flags: str) -> RunningServer:
+        running.append(launch(root or models, *flags))
         return running[-1]
 
     yield start_one

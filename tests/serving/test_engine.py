@@ -162,7 +162,7 @@ class TestEncode:
             (np.zeros((2, 2, 784), np.float32), r"Received: FP32 \[2, 2, 784\]"),
             (np.zeros((0, 784), np.float32), r"with at least one row\. Received: FP32 \[0, 784\]"),
             (np.zeros(784, np.uint8), r"Received: UINT8 \[1, 784\]"),
-            (np.zeros(784, np.float64), r"Received: float64 \[1, 784\]"),
+            (np.zeros(784, np.float64), r"Received: FP64 \[1, 784\]"),
             (np.full(784, np.nan, np.float32), r"all values finite\. Received: 784 that are not, the first nan"),
             (np.full(784, -np.inf, np.float32), r"all values finite\. Received: 784 that are not, the first -inf"),
             (np.full(784, 255, np.float32), r"with values in \[0, 1\]\. Received: 255 to 255"),

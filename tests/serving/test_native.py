@@ -349,8 +349,12 @@ def test_health_by_service_and_model(channel: grpc.Channel, service: str) -> Non
 
 def test_reflection_lists_and_describes_the_services(channel: grpc.Channel) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
-    names = ["grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "sparsewalk.v1.EncoderService"]
-    assert sorted(database.get_services()) == names
+    assert sorted(database.get_services()) == [
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
+        "sparsewalk.v1.EncoderService",
+    ]
     described = database.FindFileContainingSymbol("sparsewalk.v1.EncoderService")
     methods = [method.name for method in described.service[0].method]
     assert methods == ["Segment", "SegmentStream", "Encode", "Reconstruct", "ListModels"]

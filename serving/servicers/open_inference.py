@@ -1,0 +1,315 @@
+"""``inference.GRPCInferenceService``: the Open Inference Protocol v2, as the stock clients of NVIDIA Triton speak it.
+
+Left out: shared memory, tracing and logging calls (UNIMPLEMENTED), and the classification of outputs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import grpc
+
+from serving.call import PRIORITIES, USUAL, Call
+from serving.engine import Engine, Inference, Pictures
+from serving.errors import ForbiddenError, InvalidInputError, quote
+from serving.intake import Array
+from serving.pb.open_inference import grpc_service_pb2 as pb
+from serving.pb.open_inference import grpc_service_pb2_grpc as pb_grpc
+from serving.servicers import open_inference_models as models
+from serving.servicers import tensors
+from serving.servicers.status import Asked, Reception
+from serving.shelf import State, Version
+
+SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+_EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
+
+# The field of a tensor's contents that holds a datatype. FP16 has none: it comes as raw bytes only.
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    tensors.BYTES: "bytes_contents",
+}
+
+
+class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
+    """Converts between the protocol's messages and the engine.
+
+    Args:
+        engine: does the work.
+        reception: takes the requests in and ends those that fail.
+        version: of the server, for ServerMetadata.
+        control: whether callers may load and unload models.
+    """
+
+    def __init__(self, engine: Engine, reception: Reception, *, version: str, control: bool) -> None:
+        self._engine = engine
+        self._repository = engine.repository
+        self._reception = reception
+        self._version = version
+        self._control = control
+
+    def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:  # noqa: N802
+        """Yes, since this answers."""
+        del request, context
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:  # noqa: N802
+        """Whether every model answers."""
+        del request, context
+        return pb.ServerReadyResponse(ready=self._repository.ready)
+
+    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:  # noqa: N802
+        """Whether one model answers."""
+        del context
+        _, version = self._repository.names(request.name, _version(request.version))
+        return pb.ModelReadyResponse(ready=self._repository.ready and version.isdigit())
+
+    def ServerMetadata(  # noqa: N802
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        """Name, version and extensions."""
+        del request, context
+        return pb.ServerMetadataResponse(name="sparsewalk", version=self._version, extensions=_EXTENSIONS)
+
+    def ModelMetadata(  # noqa: N802
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        """The tensors of a model."""
+
+        def work(call: Call) -> pb.ModelMetadataResponse:
+            call.check()
+            servable = self._repository.get(request.name, _version(request.version))
+            of_model = [each for each in self._repository.servables() if each.name == servable.name]
+            return pb.ModelMetadataResponse(
+                name=servable.name,
+                versions=[str(each.version) for each in of_model],
+                platform=models.PLATFORM,
+                inputs=[models.metadata(spec) for spec in servable.manifest.inputs],
+                outputs=[models.metadata(spec) for spec in servable.manifest.outputs],
+            )
+
+        return self._reception.answer("ModelMetadata", (request.name, _version(request.version)), context, work)
+
+    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:  # noqa: N802
+        """A model's configuration, as Triton would write it."""
+
+        def work(call: Call) -> pb.ModelConfigResponse:
+            call.check()
+            servable = self._repository.get(request.name, _version(request.version))
+            return pb.ModelConfigResponse(
+                config=models.config(servable, self._repository.settings(servable.name).policy)
+            )
+
+        return self._reception.answer("ModelConfig", (request.name, _version(request.version)), context, work)
+
+    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:  # noqa: N802
+        """One inference."""
+        return self._reception.answer("ModelInfer", _asked(request), context, lambda call: self._infer(request, call))
+
+    def ModelStreamInfer(  # noqa: N802
+        self, request_iterator: Iterator[pb.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ModelStreamInferResponse]:
+        """Inferences over one connection, answered in order."""
+
+        def prepare(
+            request: pb.ModelInferRequest,
+        ) -> tuple[Asked, Callable[[Call], pb.ModelStreamInferResponse]]:
+            def work(call: Call) -> pb.ModelStreamInferResponse:
+                response = self._infer(request, call)
+                # One answer for each request: a client that asked to be told when there are no more is told so here.
+                response.parameters["triton_final_response"].bool_param = True
+                return pb.ModelStreamInferResponse(infer_response=response)
+
+            return _asked(request), work
+
+        def refuse(request: pb.ModelInferRequest, status: grpc.StatusCode, message: str) -> pb.ModelStreamInferResponse:
+            of = pb.ModelInferResponse(
+                model_name=request.model_name, model_version=request.model_version, id=request.id
+            )
+            return pb.ModelStreamInferResponse(error_message=f"[{status.name}] {message}", infer_response=of)
+
+        return self._reception.stream("ModelStreamInfer", context, request_iterator, prepare, refuse)
+
+    def ModelStatistics(  # noqa: N802
+        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        """What a model, or every model, has done since it was loaded."""
+
+        def work(call: Call) -> pb.ModelStatisticsResponse:
+            call.check()
+            if request.version:
+                chosen = [self._repository.get(request.name, _version(request.version))]
+            else:
+                if request.name:
+                    self._repository.get(request.name)
+                chosen = [each for each in self._repository.servables() if request.name in ("", each.name)]
+            return pb.ModelStatisticsResponse(model_stats=[models.statistics(servable) for servable in chosen])
+
+        return self._reception.answer("ModelStatistics", (request.name, _version(request.version)), context, work)
+
+    def RepositoryIndex(  # noqa: N802
+        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        """The models of the repository, and how they fare."""
+
+        def work(call: Call) -> pb.RepositoryIndexResponse:
+            call.check()
+            return pb.RepositoryIndexResponse(
+                models=[
+                    pb.RepositoryIndexResponse.ModelIndex(
+                        name=status.name, version=str(status.version), state=status.state.value, reason=status.reason
+                    )
+                    for status in self._repository.statuses()
+                    if status.state is State.READY or not request.ready
+                ]
+            )
+
+        return self._reception.answer("RepositoryIndex", ("", None), context, work)
+
+    def RepositoryModelLoad(  # noqa: N802
+        self, request: pb.RepositoryModelLoadRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryModelLoadResponse:
+        """Loads a model, or loads it anew."""
+
+        def work(call: Call) -> pb.RepositoryModelLoadResponse:
+            call.check()
+            self._check_control()
+            if request.parameters:
+                raise InvalidInputError(
+                    "a model is loaded from its folder as it is, without parameters."
+                    f" Received: {_keys(request.parameters)}"
+                )
+            self._repository.load_model(request.model_name)
+            return pb.RepositoryModelLoadResponse()
+
+        return self._reception.answer("RepositoryModelLoad", (request.model_name, None), context, work)
+
+    def RepositoryModelUnload(  # noqa: N802
+        self, request: pb.RepositoryModelUnloadRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Serves a model no longer."""
+
+        def work(call: Call) -> pb.RepositoryModelUnloadResponse:
+            call.check()
+            self._check_control()
+            self._repository.unload_model(request.model_name)
+            return pb.RepositoryModelUnloadResponse()
+
+        return self._reception.answer("RepositoryModelUnload", (request.model_name, None), context, work)
+
+    def _check_control(self) -> None:
+        if not self._control:
+            raise ForbiddenError("this server does not let callers load and unload models (--model-control false)")
+
+    def _infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        _take_parameters(request.parameters, call)
+        outputs = [output.name for output in request.outputs]
+        for output in request.outputs:
+            if output.parameters and not set(output.parameters) <= {"binary_data"}:
+                raise InvalidInputError(
+                    f"output {quote(output.name)} is answered as it is, without parameters."
+                    f" Received: {_keys(output.parameters)}"
+                )
+        name, version = _asked(request)
+        answer = self._engine.infer(name, version, _inputs(request), outputs, call=call)
+        return _response(request, answer)
+
+
+def add_to(server: grpc.Server, servicer: OpenInferenceServicer) -> None:
+    """Registers the servicer."""
+    pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # generated
+
+
+def _version(text: str) -> Version:
+    """A version as the protocol writes it: a number, a label, or empty for the newest."""
+    if not text:
+        return None
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else text
+
+
+def _asked(request: pb.ModelInferRequest) -> Asked:
+    return request.model_name, _version(request.model_version)
+
+
+def _take_parameters(parameters: Mapping[str, pb.InferParameter], call: Call) -> None:
+    if "timeout" in parameters:
+        microseconds = _integer("timeout", parameters["timeout"])
+        if microseconds < 0:
+            raise InvalidInputError(f"the parameter timeout is a number of microseconds. Received: {microseconds}")
+        if microseconds:
+            call.narrow(microseconds * 1e-6)
+    if "priority" in parameters:
+        priority = _integer("priority", parameters["priority"])
+        if not 0 <= priority <= PRIORITIES:
+            raise InvalidInputError(
+                f"the parameter priority is 1 to {PRIORITIES}, or 0 for the usual one. Received: {priority}"
+            )
+        call.priority = priority or USUAL
+
+
+def _integer(name: str, parameter: pb.InferParameter) -> int:
+    kind = parameter.WhichOneof("parameter_choice")
+    if kind == "int64_param":
+        return parameter.int64_param
+    if kind == "uint64_param":
+        return parameter.uint64_param
+    raise InvalidInputError(f"the parameter {name} is an integer. Received: {kind or 'nothing'}")
+
+
+def _keys(parameters: Mapping[str, object]) -> str:
+    return ", ".join(quote(name) for name in sorted(parameters)[:5])
+
+
+def _inputs(request: pb.ModelInferRequest) -> dict[str, Array | Pictures]:
+    names = [tensor.name for tensor in request.inputs]
+    if len(set(names)) != len(names):
+        raise InvalidInputError(f"each input comes once. Received: {', '.join(map(quote, names))}")
+    raw: Sequence[bytes] = request.raw_input_contents
+    if raw and len(raw) != len(names):
+        raise InvalidInputError(
+            f"raw_input_contents holds all inputs or none: {len(names)} of them. Received: {len(raw)}"
+        )
+    return {tensor.name: _array(tensor, raw[number] if raw else None) for number, tensor in enumerate(request.inputs)}
+
+
+def _array(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Array | Pictures:
+    what = f"input {quote(tensor.name)}"
+    if "shared_memory_region" in tensor.parameters:
+        raise InvalidInputError(f"{what}: there is no shared memory here; send the values")
+    shape, contents = tensor.shape, tensor.contents
+    if raw is not None:
+        if tensor.HasField("contents"):
+            raise InvalidInputError(f"{what}: values come in contents or in raw_input_contents. Received: both")
+        if tensor.datatype == tensors.BYTES:
+            elements = tensors.split(what, raw, tensors.count(what, shape))
+            return tensors.pictures(what, shape, elements)
+        return tensors.from_bytes(what, tensors.dtype_of(what, tensor.datatype), shape, raw)
+    filled = [field.name for field, _ in contents.ListFields()]
+    if tensor.datatype == tensors.BYTES:
+        _check_filled(what, tensor.datatype, filled)
+        return tensors.pictures(what, shape, contents.bytes_contents)
+    dtype = tensors.dtype_of(what, tensor.datatype)
+    if tensor.datatype not in _CONTENTS:
+        raise InvalidInputError(f"{what}: values of {tensor.datatype} come in raw_input_contents only")
+    _check_filled(what, tensor.datatype, filled)
+    return tensors.from_values(what, dtype, shape, getattr(contents, _CONTENTS[tensor.datatype]))
+
+
+def _check_filled(what: str, datatype: str, filled: Sequence[str]) -> None:
+    if filled != [_CONTENTS[datatype]]:
+        raise InvalidInputError(
+            f"{what}: values of {datatype} come in {_CONTENTS[datatype]}, or all inputs in raw_input_contents."
+            f" Received: {', '.join(filled) or 'none'}"
+        )
+
+
+def _response(request: pb.ModelInferRequest, answer: Inference) -> pb.ModelInferResponse:
+    response = pb.ModelInferResponse(model_name=answer.model, model_version=str(answer.version), id=request.id)
+    for name, array in answer.outputs.items():
+        response.outputs.add(name=name, datatype=tensors.NAMES[array.dtype], shape=array.shape)
+        response.raw_output_contents.append(array.tobytes())
+    return response
