@@ -23,8 +23,11 @@ class KSparseAutoencoder(keras.Model):
             that no latent starves early.
         alpha: :meth:`encode` keeps ``round(alpha * k)`` latents; the paper finds 1..3 best for classification. The
             reconstruction always uses k.
-        init_scale: standard deviation of the initial dictionary (0.01 in the paper).
+        biases: whether b and b' are trained; they stay 0 otherwise.
+        init_scale: standard deviation of the initial dictionary (0.01 in the paper); 0 draws it uniformly from
+            ±√(6 / (V + D + 1)) as the source's program does.
         seed: of the initial dictionary.
+        dtype: of weights and computation.
 
     Attributes:
         dictionary: variable [V, D]; column j is the picture that latent j stands for.
@@ -38,6 +41,7 @@ class KSparseAutoencoder(keras.Model):
         k: int,
         *,
         alpha: float = 1.0,
+        biases: bool = True,
         init_scale: float = 0.01,
         seed: int = 0,
         **options: object,
@@ -47,12 +51,21 @@ class KSparseAutoencoder(keras.Model):
         if not 1 <= round(alpha * k) <= latents:
             raise ValueError(f"alpha * k must lie in 1..{latents}. Received: alpha={alpha}, k={k}")
         super().__init__(**options)
-        self.visible, self.latents, self.alpha = visible, latents, alpha
+        self.visible, self.latents, self.alpha, self.biases = visible, latents, alpha, biases
         self.init_scale, self.seed, self.final_k = init_scale, seed, k
-        initial = keras.initializers.RandomNormal(stddev=init_scale, seed=seed)
+        limit = (6 / (visible + latents + 1)) ** 0.5
+        initial = (
+            keras.initializers.RandomNormal(stddev=init_scale, seed=seed)
+            if init_scale
+            else keras.initializers.RandomUniform(-limit, limit, seed=seed)
+        )
         self.dictionary = self.add_weight(shape=(visible, latents), initializer=initial, name="dictionary")
-        self.encoder_bias = self.add_weight(shape=(latents,), initializer="zeros", name="encoder_bias")
-        self.decoder_bias = self.add_weight(shape=(visible,), initializer="zeros", name="decoder_bias")
+        self.encoder_bias = self.add_weight(
+            shape=(latents,), initializer="zeros", trainable=biases, name="encoder_bias"
+        )
+        self.decoder_bias = self.add_weight(
+            shape=(visible,), initializer="zeros", trainable=biases, name="decoder_bias"
+        )
         self.k = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(k), dtype="int32", trainable=False, name="k"
         )
@@ -61,7 +74,7 @@ class KSparseAutoencoder(keras.Model):
     def encode(self, image: tf.Tensor) -> tf.Tensor:
         """Latents of ``image`` [N, V]: float [N, D], at most ``round(alpha * k)`` of a row are not 0."""
         kept = tf.cast(tf.round(self.alpha * tf.cast(self.k, tf.float32)), tf.int32)
-        return top_k(self._activations(image), kept)
+        return top_k(self.activations(image), kept)
 
     def decode(self, encoding: tf.Tensor) -> tf.Tensor:
         """Reconstruction from latents [N, D]: float [N, V]."""
@@ -69,9 +82,10 @@ class KSparseAutoencoder(keras.Model):
 
     def call(self, image: tf.Tensor) -> tf.Tensor:
         """Reconstruction of ``image`` [N, V] through its k largest latents: float [N, V]."""
-        return self.decode(top_k(self._activations(image), tf.convert_to_tensor(self.k)))
+        return self.decode(top_k(self.activations(image), tf.convert_to_tensor(self.k)))
 
-    def _activations(self, image: tf.Tensor) -> tf.Tensor:
+    def activations(self, image: tf.Tensor) -> tf.Tensor:
+        """``z = x W + b`` of ``image`` [N, V] before any selection: float [N, D]."""
         return tf.matmul(image, self.dictionary) + self.encoder_bias
 
     def get_config(self) -> dict[str, object]:
@@ -82,6 +96,7 @@ class KSparseAutoencoder(keras.Model):
             "latents": self.latents,
             "k": self.final_k,
             "alpha": self.alpha,
+            "biases": self.biases,
             "init_scale": self.init_scale,
             "seed": self.seed,
         }

@@ -31,3 +31,15 @@ def kl_sparsity(mean_activation: tf.Tensor, target: float) -> tf.Tensor:
     active = tf.clip_by_value(mean_activation, CLIP, 1 - CLIP)
     on, off = target * tf.math.log(target / active), (1 - target) * tf.math.log((1 - target) / (1 - active))
     return tf.reduce_sum(on + off)
+
+
+def kl_slope(mean_activation: tf.Tensor, target: float) -> tf.Tensor:
+    """``∂/∂ρ̂_j KL(ρ ‖ ρ̂_j) = −ρ/ρ̂_j + (1 − ρ)/(1 − ρ̂_j)``, written out: float [D].
+
+    Args:
+        mean_activation: float [D], ρ̂ in 0..1; where it lies beyond the clip the slope is 0.
+        target: ρ, above 0 and below 1.
+    """
+    active = tf.clip_by_value(mean_activation, CLIP, 1 - CLIP)
+    slope = (1 - target) / (1 - active) - target / active
+    return tf.where(active == mean_activation, slope, tf.zeros_like(slope))

@@ -62,7 +62,7 @@ def test_a_preset_states_only_its_difference() -> None:
     ("change", "message"),
     [
         (lambda: experiment_named("mnist_k_sparce"), r"pedestrian_unet, .*mnist_k_sparse.*'mnist_k_sparce'"),
-        (lambda: EXPERIMENTS["mnist_k_sparse"].with_preset("best"), r"presets quick, full\. Received: 'best'"),
+        (lambda: EXPERIMENTS["mnist_k_sparse"].with_preset("best"), r"presets quick, blog, full\. Received: 'best'"),
         (lambda: EXPERIMENTS["mnist_k_sparse"].with_settings({"lr": "1"}), r"learning_rate.*Received: 'lr'"),
         (lambda: EXPERIMENTS["mnist_k_sparse"].with_settings({"k": "ten"}), r"'k' must be int\. Received: 'ten'"),
         (lambda: EXPERIMENTS["mnist_k_sparse"].with_settings({"name": "x"}), r"Received: 'name'"),
