@@ -6,6 +6,7 @@ from typing import Any
 
 from training.experiments.autoencoder_family import AUTOENCODER_FAMILY
 from training.experiments.base import Experiment, ExperimentError
+from training.experiments.denoising import DENOISING
 from training.experiments.pedestrian import PEDESTRIAN
 from training.experiments.pedestrian_autoencoders import PEDESTRIAN_AUTOENCODERS
 from training.experiments.sparse_autoencoders import SPARSE_AUTOENCODERS
@@ -19,6 +20,7 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
         *PEDESTRIAN,
         *PEDESTRIAN_AUTOENCODERS,
         *SPARSE_CODING,
+        *DENOISING,
         *AUTOENCODER_FAMILY,
         *STACKED,
         *SPARSE_FILTERING,

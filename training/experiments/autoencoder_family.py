@@ -1,7 +1,7 @@
-"""The auto-encoder family on MNIST: denoising, activity L1, undercomplete, convolutional, variational.
+"""The auto-encoder family on MNIST: activity L1, undercomplete, convolutional, variational.
 
-``python -m training train mnist_denoising`` trains one of them; see ``training/RESULTS.md`` for what each scores, how
-long it takes and on which machine. The stacked one has several stages and its own module.
+``python -m training train mnist_variational`` trains one of them; see ``training/RESULTS.md`` for what each scores, how
+long it takes and on which machine. The denoising and the stacked one have modules of their own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,103 +19,20 @@ from scipy.stats import norm
 from training.datasets.digits import DigitData
 from training.encoders.convolutional import ConvolutionalAutoencoder
 from training.encoders.dense import DenseAutoencoder
-from training.encoders.tied_sigmoid import TiedSigmoidAutoencoder
 from training.encoders.variational import VariationalAutoencoder, reparameterised
 from training.evaluation import digit_figures, figures
-from training.evaluation.sparse_coding import score_reconstruction
 from training.experiments.mnist import PIXELS, Floats, MnistExperiment, in_chunks
 from training.loops.fit import Autodiff
 from training.loops.trainer import Program
 from training.losses.likelihood import bernoulli_crossentropy, gaussian_kl
-from training.losses.reconstruction import squared_error
-from training.noise import EVALUATION, kept_values, standard_normal, step_seed
+from training.noise import EVALUATION, standard_normal, step_seed
 from training.sparsity.activity import l1_activity
 
 MANIFOLD_SIDE = 15
 """Rows and columns of the picture of the latent plane."""
 
 Noisy = tuple[tf.Tensor, tf.Tensor]
-"""A batch with the noise that goes with it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Denoising(MnistExperiment):
-    """The tied denoising auto-encoder: Vincent, Larochelle, Bengio and Manzagol, ICML 2008, with squared error.
-
-    Plain gradient descent. The source's program sums the cost over the batch of 128 with a rate of 0.02, which is a
-    rate of 2.56 on the mean; it takes the digits in their fixed order, drops the last, smaller batch and trains on
-    55,000 (preset ``blog``). Scores are given for corrupted and for clean digits: the source reports the former.
-    Without rescaling, clean digits have more ink than the model was trained on, and in the long run their error is
-    the larger of the two.
-
-    Attributes:
-        latents: number of hidden units.
-        keep: probability with which a pixel is kept; the others become 0.
-        rescale: divide the kept pixels by ``keep``, so that the mean level stays that of clean digits.
-        reduction: of the cost over the batch; ``sum`` is ``batch_size`` times the mean.
-        shuffle: draw the order of the digits anew in each epoch.
-        drop_partial: leave out the last batch of an epoch where it is smaller.
-    """
-
-    latents: int = 500
-    keep: float = 0.7
-    rescale: bool = False
-    reduction: Literal["mean", "sum"] = "mean"
-    shuffle: bool = True
-    drop_partial: bool = False
-
-    def build(self) -> TiedSigmoidAutoencoder:
-        """A fresh model."""
-        return TiedSigmoidAutoencoder(PIXELS, self.latents, seed=self.seed)
-
-    def objective(self, model: TiedSigmoidAutoencoder, batch: Noisy) -> Mapping[str, tf.Tensor]:
-        """Squared error of the clean digits from the corrupted ones; ``batch`` holds digits and factors [B, 784]."""
-        image, kept = batch
-        error = squared_error(image, model(image * kept, training=True))
-        return {"loss": error * self.batch_size if self.reduction == "sum" else error, "squared_error": error}
-
-    def noisy_batches(self, images: Floats, epoch: int) -> Iterator[Noisy]:
-        """Digits and masking factors, both [B, 784]; the factors are a function of (seed, epoch, step)."""
-        batches = self.batches(images, epoch) if self.shuffle else self._batches_in_order(images)
-        for step, image in enumerate(batches):
-            if self.drop_partial and len(image) < self.batch_size:
-                return
-            yield image, self._kept(image, step_seed(self.seed, epoch, step))
-
-    def program(self, model: TiedSigmoidAutoencoder, data: DigitData) -> Program:
-        """Gradient descent on the squared error."""
-        images = self.train_images(data)
-        return Autodiff(
-            model,
-            lambda batch: self.objective(model, batch),
-            keras.optimizers.SGD(self.learning_rate),
-            lambda epoch: self.noisy_batches(images, epoch),
-        )
-
-    def corrupted(self, images: Floats) -> Floats:
-        """``images`` [N, 784] with the noise of every evaluation."""
-        corrupted: Floats = images * self._kept(images, EVALUATION).numpy()
-        return corrupted
-
-    def extra_scores(self, model: TiedSigmoidAutoencoder, data: DigitData) -> dict[str, float]:
-        """The squared error from corrupted test digits; that from clean ones is ``squared_error``."""
-        rebuilt = in_chunks(lambda image: model(image, training=False), self.corrupted(data.test_images))
-        return {"squared_error_corrupted": score_reconstruction(data.test_images, rebuilt).squared_error}
-
-    def draw(self, model: TiedSigmoidAutoencoder, data: DigitData, folder: Path) -> list[Path]:
-        """Adds corrupted digits and what is made of them."""
-        images = data.test_images[:10]
-        corrupted = self.corrupted(images)
-        rows = {"digit": images, "corrupted": corrupted, "rebuilt": model(corrupted, training=False).numpy()}
-        picture = digit_figures.digit_rows(rows, f"{self.name}: {self.keep:.0%} of the pixels kept")
-        return [*super().draw(model, data, folder), *figures.save({"denoising.png": picture}, folder)]
-
-    def _kept(self, images: Any, seed: Any) -> tf.Tensor:
-        return kept_values(images.shape, self.keep, seed, rescale=self.rescale)
-
-    def _batches_in_order(self, images: Floats) -> Iterator[tf.Tensor]:
-        for start in range(0, len(images), self.batch_size):
-            yield tf.constant(images[start : start + self.batch_size])
+"""Digits [B, 784] and the N(0, 1) noise [B, D] of their latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,23 +191,6 @@ def decoded_plane(model: VariationalAutoencoder) -> Floats:
 
 
 AUTOENCODER_FAMILY = (
-    Denoising(
-        name="mnist_denoising",
-        summary="denoising auto-encoder, tied, masking noise (Vincent et al.)",
-        epochs=100,
-        batch_size=128,
-        learning_rate=2.56,
-        presets={
-            "quick": {"epochs": 5, "probe_examples": 10_000},
-            "blog": {
-                "train_examples": 55_000,
-                "reduction": "sum",
-                "learning_rate": 0.02,
-                "shuffle": False,
-                "drop_partial": True,
-            },
-        },
-    ),
     L1Activity(
         name="mnist_l1_activity",
         summary="32 rectified latents with an L1 penalty on their activity",

@@ -162,7 +162,7 @@ def sigmoid_gradients(
 
 
 class TiedGradients(NamedTuple):
-    """Gradients of a tied, linear auto-encoder that selects latents.
+    """Gradients of an auto-encoder whose decoder is the transpose of its encoder.
 
     Attributes:
         loss: float scalar.
@@ -219,3 +219,32 @@ def selected_gradients(
         loss += 0.5 * weight_decay * tf.reduce_sum(tf.square(dictionary))
         gradient += weight_decay * dictionary
     return TiedGradients(loss, gradient, bias_gradient, tf.reduce_sum(delta_3, axis=0))
+
+
+def denoising_gradients(
+    image: tf.Tensor,
+    corrupted: tf.Tensor,
+    dictionary: tf.Tensor,
+    encoder_bias: tf.Tensor,
+    decoder_bias: tf.Tensor,
+) -> TiedGradients:
+    """``J = 1/N Σ ‖x̂ − x‖²`` with ``h = σ(x̃ W + b)`` and ``x̂ = σ(h Wᵀ + b′)``: tied, rebuilt from a corrupted x̃.
+
+    ``δ₃ = 2 (x̂ − x) x̂ (1 − x̂)``, ``δ₂ = (δ₃ W) h (1 − h)``, ``∇W = (x̃ᵀ δ₂ + δ₃ᵀ h) / N``.
+
+    Args:
+        image: x, float [N, V].
+        corrupted: x̃, float [N, V].
+        dictionary: W, float [V, D].
+        encoder_bias: b, float [D].
+        decoder_bias: b′, float [V].
+    """
+    count = tf.cast(tf.shape(image)[0], image.dtype)
+    h = tf.sigmoid(tf.matmul(corrupted, dictionary) + encoder_bias)
+    rebuilt = tf.sigmoid(tf.matmul(h, dictionary, transpose_b=True) + decoder_bias)
+    residual = rebuilt - image
+    loss = tf.reduce_sum(tf.square(residual)) / count
+    delta_3 = 2 / count * residual * rebuilt * (1 - rebuilt)
+    delta_2 = tf.matmul(delta_3, dictionary) * h * (1 - h)
+    gradient = tf.matmul(tf.concat([corrupted, delta_3], 0), tf.concat([delta_2, h], 0), transpose_a=True)
+    return TiedGradients(loss, gradient, tf.reduce_sum(delta_2, axis=0), tf.reduce_sum(delta_3, axis=0))

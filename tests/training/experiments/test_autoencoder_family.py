@@ -13,7 +13,8 @@ from scipy.special import expit
 from tests.training.conftest import TINY
 from training.datasets.digits import DigitData
 from training.experiments import EXPERIMENTS
-from training.experiments.autoencoder_family import Bernoulli, Denoising, L1Activity, Variational, decoded_plane
+from training.experiments.autoencoder_family import Bernoulli, L1Activity, Variational, decoded_plane
+from training.experiments.denoising import Denoising
 from training.noise import EVALUATION, kept_values
 from training.runs import Run
 
@@ -53,28 +54,38 @@ def crossentropy(x: np.ndarray, logits: np.ndarray) -> float:
 
 
 @pytest.mark.usefixtures("double_precision")
-def test_denoising_objective_and_its_hand_derived_gradient(rng: np.random.Generator) -> None:
-    """With h = σ(x̃W+b), x̂ = σ(hWᵀ+c), δ3 = 2(x̂−x)x̂(1−x̂), δ2 = (δ3W)h(1−h), ∇W = x̃ᵀδ2 + δ3ᵀh, over the batch."""
-    experiment = small("mnist_denoising")
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_denoising_objective_is_that_of_the_source_and_its_gradients_by_hand_are_those_of_the_tape(
+    rng: np.random.Generator, reduction: str
+) -> None:
+    experiment = small("mnist_denoising").with_settings({"reduction": reduction, "batch_size": "4"})
     model = experiment.build()
     model.encoder_bias.assign(rng.standard_normal(6))
     model.decoder_bias.assign(rng.standard_normal(784))
     image, kept = batch_for(experiment, rng)
     with tf.GradientTape() as tape:
         loss = experiment.objective(model, (image, kept))["loss"]
-    by_tape = tape.gradient(loss, [model.dictionary, model.encoder_bias, model.decoder_bias])
+    by_tape = tape.gradient(loss, model.trainable_variables)
+    scalars, by_hand = experiment.backward(model, (image, kept))
 
-    x, noisy = image.numpy(), image.numpy() * kept.numpy()
     W, b, c = (variable.numpy() for variable in (model.dictionary, model.encoder_bias, model.decoder_bias))
-    h = expit(noisy @ W + b)
-    rebuilt = expit(h @ W.T + c)
-    delta3 = 2 * (rebuilt - x) * rebuilt * (1 - rebuilt)
-    delta2 = (delta3 @ W) * h * (1 - h)
-    by_hand = (noisy.T @ delta2 + delta3.T @ h, delta2.sum(axis=0), delta3.sum(axis=0))
-
-    assert float(loss) == pytest.approx(np.sum((rebuilt - x) ** 2) / 4, rel=1e-12)
+    rebuilt = expit(expit((image.numpy() * kept.numpy()) @ W + b) @ W.T + c)
+    expected = np.sum((rebuilt - image.numpy()) ** 2) / (4 if reduction == "mean" else 1)
+    assert float(loss) == pytest.approx(expected, rel=1e-12)
+    assert float(scalars["loss"]) == pytest.approx(expected, rel=1e-12)
     for one, other in zip(by_tape, by_hand, strict=True):
-        np.testing.assert_allclose(tf.convert_to_tensor(one), other / 4, rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(other, tf.convert_to_tensor(one), rtol=1e-9, atol=1e-13)
+
+
+def test_denoising_by_hand_trains_as_the_tape_does(tmp_path: Path, digit_data: DigitData) -> None:
+    weights = []
+    for gradients in ("auto", "manual"):
+        settings = {**TINY["mnist_denoising"], "gradients": gradients}
+        run = Run(EXPERIMENTS["mnist_denoising"].with_settings(settings), digit_data, tmp_path / gradients)
+        run.train()
+        weights.append(run.model().get_weights())
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_sum_over_the_batch_is_the_mean_at_a_rate_as_much_larger(rng: np.random.Generator) -> None:
