@@ -25,7 +25,7 @@ from serving.errors import PortError
 from serving.metrics import Metrics
 from serving.model_settings import Limits, VersionPolicy
 from serving.repository import ModelRepository
-from serving.servicers import native, open_inference
+from serving.servicers import native, open_inference, tensorflow_serving
 from serving.servicers.status import Reception
 from serving.settings import Settings
 
@@ -34,7 +34,7 @@ _SPARE_THREADS = 16
 # For what is between gRPC and us when the stop begins: requests taken but not yet on a thread, news to health watchers.
 _SETTLE_SECONDS = 0.1
 
-_SERVICES = (native.SERVICE_NAME, open_inference.SERVICE_NAME)
+_SERVICES = (native.SERVICE_NAME, open_inference.SERVICE_NAME, *tensorflow_serving.SERVICE_NAMES)
 
 _log = logging.getLogger(__name__)
 
@@ -158,6 +158,11 @@ class Server:
             open_inference.OpenInferenceServicer(
                 self.engine, self._reception, version=_distribution_version(), control=settings.model_control
             ),
+        )
+        tensorflow_serving.add_to(
+            server,
+            tensorflow_serving.PredictionServicer(self.engine, self._reception),
+            tensorflow_serving.ModelServicer(self.engine, self._reception, control=settings.model_control),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

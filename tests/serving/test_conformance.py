@@ -3,24 +3,31 @@
 Each runs in a process of its own, since two copies of the same protobuf names cannot live in one.
 """
 
+import importlib.util
 import io
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
 
 from serving.pb.open_inference import grpc_service_pb2, model_config_pb2
+from serving.pb.tensorflow_serving import apis_pb2, config_pb2, error_codes_pb2, framework_pb2
 
 HERE = Path(__file__).parent / "conformance"
 TRITON = Path(__file__).parents[2] / ".venv-tritonclient" / "bin" / "python"
 
 needs_tritonclient = pytest.mark.skipif(
     not TRITON.exists(), reason="tritonclient is not installed (make conformance-clients)"
+)
+needs_tensorflow = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_serving") is None, reason="tensorflow-serving-api is not installed"
 )
 
 
@@ -117,3 +124,31 @@ class TestTritonClient:
             "statistics",
             "with_asyncio",
         ]
+
+
+@needs_tensorflow
+class TestTensorFlowServingClient:
+    """Both in one process, since importing TensorFlow takes seconds."""
+
+    def test_it_works_unchanged(self, tmp_path: Path, build: Any, start: Callable[..., Any], picture: Path) -> None:
+        build(tmp_path, "digits")
+        build(tmp_path, "red", 1)
+        build(tmp_path, "red", 2)
+        told = run(sys.executable, HERE / "tensorflow_client.py", start(tmp_path).target, picture)
+        assert told.split()[1::2] == ["predict", "pictures", "refusals", "metadata", "status", "reload"]
+
+    def test_the_wire_format_is_the_same(self) -> None:
+        apis = ["model", "predict", "get_model_metadata", "get_model_status", "model_management", "model_service"]
+        theirs = stock(
+            sys.executable,
+            *(f"tensorflow_serving.apis.{name}_pb2" for name in (*apis, "prediction_service", "status")),
+            "tensorflow_serving.config.model_server_config_pb2",
+            "tensorflow_serving.config.file_system_storage_path_source_pb2",
+            "tensorflow.core.framework.types_pb2",
+            "tensorflow.core.framework.tensor_pb2",
+            "tensorflow.core.framework.tensor_shape_pb2",
+            "tensorflow.core.protobuf.meta_graph_pb2",
+        )
+        files = (apis_pb2, config_pb2, framework_pb2)
+        assert_same_facts(described(*(file.DESCRIPTOR for file in files)), theirs)
+        assert dict(error_codes_pb2.Code.items()) == {status.name: status.value[0] for status in grpc.StatusCode}

@@ -354,6 +354,8 @@ def test_reflection_lists_and_describes_the_services(channel: grpc.Channel) -> N
         "grpc.reflection.v1alpha.ServerReflection",
         "inference.GRPCInferenceService",
         "sparsewalk.v1.EncoderService",
+        "tensorflow.serving.ModelService",
+        "tensorflow.serving.PredictionService",
     ]
     described = database.FindFileContainingSymbol("sparsewalk.v1.EncoderService")
     methods = [method.name for method in described.service[0].method]

@@ -200,7 +200,7 @@ def test_a_short_timeout_is_kept(stub: Stub) -> None:
 
 
 def test_callers_without_a_deadline_wait_in_the_queue_too(stub: Stub) -> None:
-    """gRPC gives them one in a future so far away that no lock can wait for it."""
+    """GRPC gives them one in a future so far away that no lock can wait for it."""
     requests = [ask(image(fp32_contents=ROW)) for _ in range(64)]
     assert not any(answer.error_message for answer in stub.ModelStreamInfer(iter(requests)))
     late = {"timeout": parameter(int64_param=2**63 - 1)}
