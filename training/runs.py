@@ -161,22 +161,24 @@ class Run:
     def export(self, models: Path) -> Path:
         """Writes the next model version below ``models`` and returns its folder."""
         config = read_config(self.folder)
-        experiment = self.experiment
+        experiment, model = self.experiment, self.model()
+        training = TrainingRecord(
+            experiment=experiment.name,
+            preset=experiment.preset,
+            dataset=self.data.name,
+            data_source=self.data.source,
+            seed=experiment.seed,
+            code_revision=config["code_revision"],
+            date=config["date"],
+        )
         return export_version(
-            experiment.servable(self.model()),
+            experiment.servable(model),
             experiment.parity_inputs(self.data),
             name=experiment.name,
             models=models,
-            training=TrainingRecord(
-                experiment=experiment.name,
-                preset=experiment.preset,
-                dataset=self.data.name,
-                data_source=self.data.source,
-                seed=experiment.seed,
-                code_revision=config["code_revision"],
-                date=config["date"],
-            ),
+            training=training,
             scores=self.scores(),
+            extra_files=lambda folder: experiment.extra_files(model, training, folder),
         )
 
     def model(self) -> keras.Model:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 860
+WIDTH = 1120
 SERIES = 8
 """Colours after which they begin anew."""
+LABEL_WIDTH, LABEL_HEIGHT = 110, 13
 
 
 @dataclass(frozen=True)
@@ -75,22 +76,24 @@ def scatter(points: Sequence[Point], title: str, x_name: str, y_name: str) -> st
         )
         if point.control:
             continue
-        before = x > WIDTH - 200
+        before = x > WIDTH - LABEL_WIDTH
         beside = y + 4
-        # a label is some 150 wide and 13 high
-        while any(abs(beside - other) < 13 and abs(x - place) < 150 for place, other in taken):
-            beside += 13
+        while any(abs(beside - other) < LABEL_HEIGHT and abs(x - place) < LABEL_WIDTH for place, other in taken):
+            beside += LABEL_HEIGHT
         taken.append((x, beside))
+        start = x - 9 if before else x + 9
+        if beside > y + 4:
+            parts.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{start:.1f}" y2="{beside - 4:.1f}"/>')
         parts.append(
-            f'<text class="label" x="{x - 9 if before else x + 9:.1f}" y="{beside:.1f}" '
-            f'text-anchor="{"end" if before else "start"}">{escape(point.label)}</text>'
+            f'<text class="label" x="{start:.1f}" y="{beside:.1f}" text-anchor="{"end" if before else "start"}">'
+            f"{escape(point.label)}</text>"
         )
     return _svg(_Frame.HEIGHT, parts, title)
 
 
 def lines(series: Sequence[Line], title: str, x_name: str, y_name: str) -> str:
     """Lines over a linear x and a logarithmic y axis, with a legend below."""
-    columns, row = 4, 18
+    columns, row = 5, 18
     frame = _Frame(
         [x for line in series for x, _ in line.points], [y for line in series for _, y in line.points],
         log_x=False, log_y=True,

@@ -30,7 +30,6 @@ COLUMNS = {
         "probe_error",
         "class_purity",
         "cosine",
-        "l2_ratio",
         "latents_below_1e_5",
         "stability",
     ),
@@ -45,7 +44,7 @@ COLUMNS = {
 }
 """Scores in the table of a family, where any of its encoders has them; the others are in the encoder's section."""
 LOWER = frozenset({"mse", "probe_error", "dead_share", "latents_below_1e_5"})
-NEUTRAL = frozenset({"l0", "hoyer", "l2_ratio"})
+NEUTRAL = frozenset({"l0", "hoyer"})
 """Neither more nor less is better; of the scores that are in neither set more is, and the best is marked."""
 HIGHER = frozenset(column for columns in COLUMNS.values() for column in columns) - LOWER - NEUTRAL
 HEADINGS = {"mnist": "Encoders of digits", "segmentation": "Pedestrian segmentation"}
@@ -66,7 +65,7 @@ class Trained:
         changed: settings that differ from the preset's, by name.
         scores: with ``control_*`` among them.
         history: the scalars of every epoch.
-        figures: pictures, in the order of their names.
+        figures: pictures, in the order of the page.
     """
 
     name: str
@@ -88,6 +87,11 @@ class Trained:
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             parts += ["--set", f"{key}={text}"]
         return shlex.join(parts)
+
+    @property
+    def short_name(self) -> str:
+        """The name without that of its family."""
+        return self.name.partition("_")[2]
 
     @property
     def own_scores(self) -> dict[str, float]:
@@ -140,7 +144,7 @@ def read_run(name: str, family: str, summary: str, preset_settings: Mapping[str,
         changed={key: value for key, value in config["settings"].items() if preset_settings.get(key, value) != value},
         scores={**scores, **_stability(folder)},
         history=[json.loads(line) for line in history],
-        figures=sorted(path for path in (folder / "figures").glob("*") if path.suffix in {".png", ".gif"}),
+        figures=sorted((folder / "figures").glob("*.[pg][ni][gf]"), key=_place),
     )
 
 
@@ -189,8 +193,11 @@ def table(members: Sequence[Trained], columns: Sequence[str]) -> list[Row]:
     best = {}
     for column in columns:
         values = [record.scores[column] for record in members if column in record.scores]
-        if len(values) > 1 and column in HIGHER | LOWER:
+        if column in HIGHER | LOWER:
             best[column] = max(values) if column in HIGHER else min(values)
+            # where most are best, marking them says nothing
+            if 2 * values.count(best[column]) > len(values):
+                del best[column]
     rows = [
         Row(
             record.name,
@@ -230,9 +237,11 @@ def family_charts(family: str, members: Sequence[Trained]) -> list[tuple[str, st
 
 def _explained_by_l0(members: Sequence[Trained]) -> tuple[str, str, str]:
     scored = [record for record in members if record.scores.get("l0", 0) > 0]
-    points = [charts.Point(record.name, record.scores["l0"], record.scores["explained_variance"]) for record in scored]
+    points = [
+        charts.Point(record.short_name, record.scores["l0"], record.scores["explained_variance"]) for record in scored
+    ]
     points += [
-        charts.Point(f"PCA with the L0 of {record.name}", record.scores["l0"], value, control=True)
+        charts.Point(f"PCA with the L0 of {record.short_name}", record.scores["l0"], value, control=True)
         for record in scored
         if (value := record.controls.get("pca_same_l0_explained_variance")) is not None
     ]
@@ -245,7 +254,10 @@ def _explained_by_l0(members: Sequence[Trained]) -> tuple[str, str, str]:
 
 def _bars(members: Sequence[Trained], score: str, heading: str) -> tuple[str, str, str]:
     rows = [row for row in table(members, [score]) if score in row.cells]
-    items = [charts.Bar(row.name, row.cells[score].value, row.control) for row in rows]
+    items = [
+        charts.Bar(row.record.short_name if row.record else f"control: {row.name}", row.cells[score].value, row.control)
+        for row in rows
+    ]
     items.sort(key=lambda item: item.value, reverse=score in HIGHER)
     return heading, "The best is on top. Grey: controls, which learn no encoder.", charts.bars(items, heading)
 
@@ -256,7 +268,7 @@ def _cost_over_time(members: Sequence[Trained]) -> tuple[str, str, str]:
         losses = [(epoch["epoch"], epoch["loss"]) for epoch in record.history]
         # a relative cost on a logarithmic axis needs positive numbers, and a line two of them
         if len(losses) > 1 and all(loss > 0 for _, loss in losses):
-            series.append(charts.Line(record.name, [(epoch, loss / losses[0][1]) for epoch, loss in losses]))
+            series.append(charts.Line(record.short_name, [(epoch, loss / losses[0][1]) for epoch, loss in losses]))
     heading = "Cost over time"
     note = "Training objective relative to that of the first epoch. Objectives differ: compare shapes and not heights."
     return heading, note, charts.lines(series, heading, "epoch", "cost / cost of epoch 1")
@@ -279,6 +291,12 @@ def picture_uri(path: Path) -> str:
             picture.convert("RGB").save(buffer, format="WEBP", quality=PICTURE_QUALITY)
         content, kind = buffer.getvalue(), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _place(figure: Path) -> tuple[int, str]:
+    """Where a figure comes on the page: the known ones first, in their order."""
+    known = ("reconstructions", "dictionary", "dictionary_raw", "weights", "latents_histogram", "cost")
+    return (known.index(figure.stem) if figure.stem in known else len(known), figure.name)
 
 
 def _stability(folder: Path) -> dict[str, float]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from training.datasets.source import DataSource
 from training.evaluation import figures
 from training.evaluation.latent_figures import cost_over_time
+from training.export.manifest import TrainingRecord
 from training.export.servable import Family, Servable
 from training.loops.trainer import Program
 
@@ -160,6 +161,10 @@ class Experiment(abc.ABC, Generic[DataT]):
     @abc.abstractmethod
     def servable(self, model: keras.Model) -> Servable:
         """What is exported."""
+
+    def extra_files(self, model: keras.Model, training: TrainingRecord, folder: Path) -> None:
+        """Writes into the model version ``folder`` what others read beside SavedModel and ONNX; here nothing."""
+        del model, training, folder
 
     @abc.abstractmethod
     def parity_inputs(self, data: DataT) -> NDArray[Any]:

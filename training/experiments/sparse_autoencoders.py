@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from training.datasets.digits import DigitData
@@ -21,6 +24,8 @@ from training.encoders.sparse_autoencoder import (
     TopKAutoencoder,
 )
 from training.experiments.mnist import PIXELS, MnistExperiment
+from training.export.manifest import TrainingRecord
+from training.export.safetensors import SaeLayout, write_sae
 from training.loops.fit import Autodiff
 from training.loops.trainer import Program
 from training.losses.auxiliary import dead_latents, target_l0, unexplained
@@ -83,10 +88,13 @@ class SparseAutoencoderExperiment(MnistExperiment):
                 revived = dead_latents(preactivations, dead, min(self.aux_k, self.latents))
                 return unexplained(residual, model.decode(revived, training=True) - model.b_dec)
 
+            def nothing() -> tf.Tensor:
+                return tf.constant(0.0)
+
             scalars = {
                 "unexplained": unexplained(image, reconstruction),
                 # without a dead latent there is nothing to decode, and most steps have none
-                "auxiliary": tf.cond(tf.reduce_any(dead), auxiliary, lambda: tf.constant(0.0)),
+                "auxiliary": tf.cond(tf.reduce_any(dead), auxiliary, nothing),
                 "sparsity": self.sparsity_loss(model, preactivations, progress),
             }
             loss = scalars["unexplained"] + self.aux_weight * scalars["auxiliary"] + scalars["sparsity"]
@@ -105,6 +113,14 @@ class SparseAutoencoderExperiment(MnistExperiment):
             before_epoch=progress.assign,
         )
 
+    @abstractmethod
+    def layout(self, model: SparseAutoencoder) -> SaeLayout:
+        """The model as arrays."""
+
+    def extra_files(self, model: SparseAutoencoder, training: TrainingRecord, folder: Path) -> None:
+        """The layout that sparse auto-encoder tools read, in ``sae/``."""
+        write_sae(self.layout(model), asdict(training), folder)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TopK(SparseAutoencoderExperiment):
@@ -113,6 +129,10 @@ class TopK(SparseAutoencoderExperiment):
     def build(self) -> TopKAutoencoder:
         """A fresh model."""
         return TopKAutoencoder(PIXELS, self.latents, self.k, seed=self.seed)
+
+    def layout(self, model: TopKAutoencoder) -> SaeLayout:
+        """The model as arrays."""
+        return SaeLayout("topk", "topk", **arrays_of(model), k=self.k)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +148,12 @@ class BatchTopK(SparseAutoencoderExperiment):
     def build(self) -> BatchTopKAutoencoder:
         """A fresh model."""
         return BatchTopKAutoencoder(PIXELS, self.latents, self.k, threshold_rate=self.threshold_rate, seed=self.seed)
+
+    def layout(self, model: BatchTopKAutoencoder) -> SaeLayout:
+        """The model as arrays, with the threshold of inference."""
+        # the rectifier comes before the threshold, which is never below 0
+        threshold = np.full(self.latents, model.threshold.numpy(), np.float32)
+        return SaeLayout("jumprelu", "batchtopk", **arrays_of(model), threshold=threshold)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +183,19 @@ class JumpRelu(SparseAutoencoderExperiment):
             seed=self.seed,
         )
 
+    def layout(self, model: JumpReluAutoencoder) -> SaeLayout:
+        """The model as arrays."""
+        return SaeLayout("jumprelu", "jumprelu", **arrays_of(model), threshold=model.threshold.numpy())
+
     def sparsity_loss(self, model: JumpReluAutoencoder, preactivations: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
         """The weighted distance of L0 from k."""
         ramp = tf.minimum(1.0, tf.cast(epoch + 1, tf.float32) / max(1.0, self.sparsity_warmup * self.epochs))
         return ramp * self.sparsity_weight * target_l0(model.active(preactivations), self.k)
+
+
+def arrays_of(model: SparseAutoencoder) -> dict[str, Any]:
+    """The arrays that all three have, under the names of the layout."""
+    return {name: getattr(model, name).numpy() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
 
 
 _QUICK = {"epochs": 3, "probe_examples": 10_000}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def export_version(
     models: Path,
     training: TrainingRecord,
     scores: dict[str, float],
+    extra_files: Callable[[Path], object] | None = None,
 ) -> Path:
     """Writes the next version of ``name`` and returns its folder.
 
@@ -44,6 +46,7 @@ def export_version(
         models: the model repository.
         training: where the model comes from.
         scores: on the test split.
+        extra_files: writes into the folder what this kind of model has beside the three forms.
 
     Raises:
         ParityError: the three forms differ; nothing is left behind.
@@ -74,6 +77,8 @@ def export_version(
         write_saved_model(servable, function, temporary)
         write_onnx(servable, function, temporary / "model.onnx", name=name)
         parity = prove_parity(servable, temporary, parity_inputs, name=name)
+        if extra_files is not None:
+            extra_files(temporary)
         write_manifest(temporary, description, version, parity)
         publish(temporary, folder / str(version))
     logger.info("%s: exported version %d, largest difference %.2g", name, version, parity.largest_difference)
