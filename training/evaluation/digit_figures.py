@@ -35,13 +35,15 @@ def latent_scatter(latents: Floats, labels: NDArray[np.int64], title: str) -> Fi
 
     Args:
         latents: float [N, 2].
-        labels: int [N], 0..9.
+        labels: int [N], from 0.
         title: of the figure.
     """
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
-    points = axes.scatter(latents[:, 0], latents[:, 1], c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=3)
-    figure.colorbar(points, ticks=range(10), label="digit")
+    highest = max(int(labels.max()), 9)
+    colours = "tab10" if highest < 10 else "nipy_spectral"
+    points = axes.scatter(latents[:, 0], latents[:, 1], c=labels, cmap=colours, vmin=-0.5, vmax=highest + 0.5, s=3)
+    figure.colorbar(points, ticks=range(highest + 1), label="class")
     axes.set_xlabel("latent 1")
     axes.set_ylabel("latent 2")
     axes.set_aspect("equal")

@@ -43,6 +43,7 @@ class Stacked(MnistExperiment):
 
     Attributes:
         widths: latents of each layer.
+        classes: of the softmax.
         layer_epochs: passes of each layer's own training.
         classifier_epochs: of the softmax alone.
         fine_tuning_epochs: of encoders and softmax.
@@ -56,6 +57,7 @@ class Stacked(MnistExperiment):
     """
 
     widths: tuple[int, ...] = (200, 200)
+    classes: int = 10
     layer_epochs: int = 30
     classifier_epochs: int = 10
     fine_tuning_epochs: int = 20
@@ -78,10 +80,20 @@ class Stacked(MnistExperiment):
 
     def build(self) -> StackedAutoencoder:
         """A fresh model."""
-        return StackedAutoencoder(PIXELS, self.widths, seed=self.seed)
+        return StackedAutoencoder(PIXELS, self.widths, self.classes, seed=self.seed)
 
     def program(self, model: StackedAutoencoder, data: DigitData) -> Program:
-        """The stages, one after the other."""
+        """The stages, one after the other.
+
+        Raises:
+            ExperimentError: the data have no classes, or more than the softmax.
+        """
+        highest = int(data.train_labels.max())
+        if not data.labelled or highest >= self.classes:
+            raise ExperimentError(
+                f"{self.name}: fine-tuning needs digits of two classes or more, labelled 0..{self.classes - 1} "
+                f"(--set classes=...). Received: labels up to {highest}"
+            )
         images, labels = self.train_images(data), data.train_labels[: self.train_examples or None]
 
         def digits(epoch: int) -> Iterator[tf.Tensor]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,6 +160,16 @@ def test_model_survives_keras_saving(rng: np.random.Generator, tmp_path: Path) -
 def test_epochs_that_are_not_the_sum_over_the_stages_are_refused() -> None:
     with pytest.raises(ExperimentError, match=r"classifier_epochs \+ .* = 100\. Received: 7"):
         EXPERIMENTS["mnist_stacked"].with_settings({"epochs": "7"})
+
+
+@pytest.mark.parametrize(("label", "highest"), [(0, 0), (10, 10)])
+def test_digits_without_classes_or_with_too_many_are_refused(digit_data: DigitData, label: int, highest: int) -> None:
+    labels = np.full_like(digit_data.train_labels, label)
+    if label:
+        labels[0] = 0
+    data = dataclasses.replace(digit_data, train_labels=labels)
+    with pytest.raises(ExperimentError, match=rf"labelled 0\.\.9 .*Received: labels up to {highest}"):
+        tiny().program(tiny().build(), data)
 
 
 def test_a_stack_without_a_layer_is_refused() -> None:
