@@ -3,6 +3,7 @@
 ``red``        segmentation, letterbox to 32 x 64 with multiples of 32; mask = red / 255
 ``red_fixed``  segmentation, stretch to 16 x 16, fixed size; mask = red / 255, encoding = mean of each channel / 255
 ``digits``     mnist; encoding = [sum of the row, first pixel, last pixel, 1 - first pixel], reconstruction = 1 - row
+``halves``     mnist; encoding = the first four pixels, reconstruction = the encoding repeated 196 times
 ``slow``       mnist; like digits, but a run takes a good part of a second
 """
 
@@ -103,6 +104,24 @@ def mnist_onnx(rounds: int = 0) -> bytes:
     )
 
 
+def halves_onnx() -> bytes:
+    """A model whose decoder follows from the encoding alone, so that it can be cut there."""
+    spread = np.tile(np.eye(4, dtype=np.float32), 196)
+    return _model(
+        [
+            helper.make_node("MatMul", ["image", "first"], ["code"]),
+            helper.make_node("Identity", ["code"], ["encoding"]),
+            helper.make_node("MatMul", ["code", "spread"], ["reconstruction"]),
+        ],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 784])],
+        [
+            helper.make_tensor_value_info("encoding", TensorProto.FLOAT, ["n", 4]),
+            helper.make_tensor_value_info("reconstruction", TensorProto.FLOAT, ["n", 784]),
+        ],
+        {"first": np.eye(784, 4, dtype=np.float32), "spread": spread},
+    )
+
+
 def tensor_spec(
     name: str, dtype: str, shape: list[int], axes: list[str], high: float | None = 1.0, order: str | None = None
 ) -> dict[str, Any]:
@@ -150,6 +169,7 @@ def onnx_of(name: str) -> bytes:
         "red": lambda: segmentation_onnx(("h", "w"), with_encoding=False),
         "red_fixed": lambda: segmentation_onnx((16, 16), with_encoding=True),
         "digits": mnist_onnx,
+        "halves": halves_onnx,
         "slow": lambda: mnist_onnx(rounds=1500),
     }
     return builders[name]()

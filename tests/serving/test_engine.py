@@ -215,6 +215,74 @@ class TestInfer:
         assert message in str(caught.value)
 
 
+class TestDecode:
+    @pytest.fixture
+    def halves(self, tmp_path: Path, build: Any) -> Iterator[Engine]:
+        build(tmp_path, "halves")
+        repository = ModelRepository(
+            tmp_path, Runtime(CPU, 1, required=True), Limits(8, 8), Metrics(version="0", runtime_version="0")
+        )
+        repository.load()
+        yield Engine(repository, max_pixels=10_000, picture_slots=2)
+        repository.close()
+
+    def test_an_edited_encoding_gives_another_reconstruction(self, halves: Engine) -> None:
+        row = np.random.default_rng(0).random((1, 784), dtype=np.float32)
+        encoding = halves.encode("halves", None, row).outputs["encoding"]
+        rebuilt = halves.reconstruct("halves", None, row).outputs["reconstruction"]
+        np.testing.assert_array_equal(encoding, row[:, :4])
+        np.testing.assert_array_equal(halves.decode("halves", None, encoding).outputs["reconstruction"], rebuilt)
+        edited = encoding.copy()
+        edited[0, 1] = -7
+        answer = halves.decode("halves", None, edited[0])
+        np.testing.assert_array_equal(answer.outputs["reconstruction"][0], np.tile(edited[0], 196))
+        assert (answer.model, answer.version) == ("halves", 1)
+
+    def test_named_arrays_may_be_an_encoding_too(self, halves: Engine) -> None:
+        rows = np.arange(8, dtype=np.float32).reshape(2, 4)
+        outputs = halves.infer("halves", None, {"encoding": rows}).outputs
+        assert list(outputs) == ["reconstruction"]
+        np.testing.assert_array_equal(outputs["reconstruction"], np.tile(rows, 196))
+
+    @pytest.mark.parametrize(
+        ("encoding", "message"),
+        [
+            (np.zeros(3, np.float32), r"input 'encoding' of halves is FP32 \[-1, 4\]\. Received: FP32 \[1, 3\]"),
+            (np.zeros((1, 4)), r"Received: FP64 \[1, 4\]"),
+            (np.zeros((0, 4), np.float32), r"with at least one row\. Received: FP32 \[0, 4\]"),
+            (np.full(4, np.nan, np.float32), r"all values finite\. Received: 4 that are not, the first nan"),
+        ],
+    )
+    def test_an_encoding_that_is_none_is_refused(self, halves: Engine, encoding: Array, message: str) -> None:
+        with pytest.raises(InvalidInputError, match=message):
+            halves.decode("halves", None, encoding)
+
+    def test_outputs_that_need_the_picture_are_refused(self, halves: Engine) -> None:
+        with pytest.raises(
+            InvalidInputError, match=r"from an encoding halves gives reconstruction. Received: 'encoding'"
+        ):
+            halves.infer("halves", None, {"encoding": np.zeros((1, 4), np.float32)}, ["encoding"])
+
+    def test_a_model_that_cannot_be_cut_says_so(self, engine: Engine) -> None:
+        with pytest.raises(InvalidInputError, match="digits cannot start from an encoding"):
+            engine.decode("digits", None, np.zeros(4, np.float32))
+
+
+class TestPictures:
+    def test_files_are_brought_to_the_models_size(self, engine: Engine) -> None:
+        outputs = engine.infer("red", None, {"image": [png(half_red()), png(half_red(64, 128))]}).outputs
+        assert outputs["mask"].shape == (2, 32, 64, 1)
+        np.testing.assert_allclose(outputs["mask"][0], outputs["mask"][1], rtol=1e-6)
+
+    def test_one_that_is_none_fails_the_request(self, engine: Engine) -> None:
+        with pytest.raises(InvalidPictureError):
+            engine.infer("red", None, {"image": [png(half_red()), b"none"]})
+
+    def test_more_than_a_batch_are_refused_before_any_is_decoded(self, engine: Engine) -> None:
+        with pytest.raises(InvalidInputError, match=r"takes 1 to 8 pictures in one request\. Received: 9"):
+            engine.infer("red", None, {"image": [b"none"] * 9})
+
+
 def test_an_unknown_model_is_named(engine: Engine) -> None:
     with pytest.raises(NotFoundError, match="no model 'blue'"):
         engine.segment("blue", None, half_red())
