@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     StringConstraints,
     ValidationError,
@@ -96,6 +97,7 @@ class Parity(_Part):
     tolerance: Finite
     largest_difference: Finite
     batches: tuple[PositiveInt, ...]
+    excluded_rows: NonNegativeInt
 
 
 class Manifest(_Part):

@@ -1,13 +1,15 @@
 """The two clients: blocking and asyncio, method by method the same."""
 
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
+import numpy.typing as npt
 
 from serving.client import messages
 from serving.client.answers import Mask, Model, Rows
-from serving.client.messages import Source
+from serving.client.messages import ServiceError, Source, Version
 from serving.pb.sparsewalk.v1 import encoder_pb2 as pb
 from serving.pb.sparsewalk.v1 import encoder_pb2_grpc as pb_grpc
 
@@ -38,7 +40,7 @@ class Client:
         self._stub = _stub(self._channel)
 
     def segment(
-        self, picture: Source, model: str = SEGMENTER, threshold: float | None = None, *, version: int | None = None
+        self, picture: Source, model: str = SEGMENTER, threshold: float | None = None, *, version: Version = None
     ) -> Mask:
         """The pedestrian mask of one picture.
 
@@ -46,7 +48,7 @@ class Client:
             picture: a path, the bytes of a JPEG, PNG, WebP or BMP file, or an RGB uint8 array [H, W, 3].
             model: its name.
             threshold: in [0, 1]; the model's own where None.
-            version: the newest where None.
+            version: its number or label; the newest where None.
 
         Raises:
             ServiceError: the server refused, failed or could not be reached in time.
@@ -56,25 +58,83 @@ class Client:
             self._ask(self._stub.Segment, messages.segment_request(picture, model, version, threshold))
         )
 
-    def encode(self, source: Source, model: str = ENCODER, *, version: int | None = None) -> Rows:
+    def segment_stream(
+        self,
+        pictures: Iterable[Source],
+        model: str = SEGMENTER,
+        threshold: float | None = None,
+        *,
+        version: Version = None,
+    ) -> Iterator[Mask | ServiceError]:
+        """The masks of a video or a camera, in order, several of them under way at once.
+
+        Args:
+            pictures: as in ``segment``; taken one by one, as fast as the server answers. They may go on for ever.
+            model: its name.
+            threshold: in [0, 1]; the model's own where None.
+            version: its number or label; the newest where None.
+
+        Yields:
+            For each picture its mask, or why there is none; the others are not affected.
+
+        Raises:
+            ServiceError: the stream itself ended: the server stops or cannot be reached.
+            Exception: whatever taking a picture raised, once those before it are answered.
+        """
+        failures: list[Exception] = []
+
+        def requests() -> Iterator[pb.SegmentStreamRequest]:
+            try:
+                for frame, picture in enumerate(pictures):
+                    yield messages.frame_request(frame, messages.segment_request(picture, model, version, threshold))
+            except Exception as error:
+                failures.append(error)
+
+        call = self._stub.SegmentStream(requests())
+        try:
+            for response in call:
+                yield messages.to_frame(response)
+        except grpc.RpcError as error:
+            raise messages.failure(error) from error
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
+
+    def encode(self, source: Source, model: str = ENCODER, *, version: Version = None, top: int = 0) -> Rows:
         """The encodings of one picture or of a batch of rows: float32 [rows, latents].
 
         Args:
             source: a path, bytes, a uint8 picture [H, W, 3], or values like the model's input, e.g. floats [784] or
                 [N, 784] in 0..1, or uint8 [28, 28].
             model: its name.
-            version: the newest where None.
+            version: its number or label; the newest where None.
+            top: only so many latents of each row, those farthest from zero; the others are zero. Only they travel.
+                0 = all.
 
         Raises:
             ServiceError: the server refused, failed or could not be reached in time.
             OSError: the file cannot be read.
         """
-        response = self._ask(self._stub.Encode, messages.encode_request(source, model, version))
-        return messages.to_rows(response.model, response.encoding, response.timings)
+        return messages.to_encoding(self._ask(self._stub.Encode, messages.encode_request(source, model, version, top)))
 
-    def reconstruct(self, source: Source, model: str = ENCODER, *, version: int | None = None) -> Rows:
+    def reconstruct(self, source: Source, model: str = ENCODER, *, version: Version = None) -> Rows:
         """What the auto-encoder makes of its input: float32 [rows, values]; otherwise like ``encode``."""
         response = self._ask(self._stub.Reconstruct, messages.reconstruct_request(source, model, version))
+        return messages.to_rows(response.model, response.reconstruction, response.timings)
+
+    def decode(self, encoding: npt.NDArray[Any], model: str = ENCODER, *, version: Version = None) -> Rows:
+        """What the decoder makes of encodings, as ``encode`` gave them or edited: float32 [rows, values].
+
+        Args:
+            encoding: floats [latents] or [rows, latents].
+            model: its name.
+            version: its number or label; the newest where None.
+
+        Raises:
+            ServiceError: the server refused, failed or could not be reached in time.
+        """
+        response = self._ask(self._stub.Reconstruct, messages.decode_request(encoding, model, version))
         return messages.to_rows(response.model, response.reconstruction, response.timings)
 
     def models(self) -> list[Model]:
@@ -125,21 +185,57 @@ class AsyncClient:
         self._stub = _stub(self._channel)
 
     async def segment(
-        self, picture: Source, model: str = SEGMENTER, threshold: float | None = None, *, version: int | None = None
+        self, picture: Source, model: str = SEGMENTER, threshold: float | None = None, *, version: Version = None
     ) -> Mask:
         """See ``Client.segment``."""
         return messages.to_mask(
             await self._ask(self._stub.Segment, messages.segment_request(picture, model, version, threshold))
         )
 
-    async def encode(self, source: Source, model: str = ENCODER, *, version: int | None = None) -> Rows:
-        """See ``Client.encode``."""
-        response = await self._ask(self._stub.Encode, messages.encode_request(source, model, version))
-        return messages.to_rows(response.model, response.encoding, response.timings)
+    async def segment_stream(
+        self,
+        pictures: Iterable[Source] | AsyncIterable[Source],
+        model: str = SEGMENTER,
+        threshold: float | None = None,
+        *,
+        version: Version = None,
+    ) -> AsyncIterator[Mask | ServiceError]:
+        """See ``Client.segment_stream``; the pictures may come asynchronously."""
+        failures: list[Exception] = []
 
-    async def reconstruct(self, source: Source, model: str = ENCODER, *, version: int | None = None) -> Rows:
+        async def requests() -> AsyncIterator[pb.SegmentStreamRequest]:
+            frame = 0
+            try:
+                async for picture in messages.each(pictures):
+                    yield messages.frame_request(frame, messages.segment_request(picture, model, version, threshold))
+                    frame += 1
+            except Exception as error:
+                failures.append(error)
+
+        call = self._stub.SegmentStream(requests())
+        try:
+            async for response in call:
+                yield messages.to_frame(response)
+        except grpc.RpcError as error:
+            raise messages.failure(error) from error
+        finally:
+            call.cancel()
+        if failures:
+            raise failures[0]
+
+    async def encode(self, source: Source, model: str = ENCODER, *, version: Version = None, top: int = 0) -> Rows:
+        """See ``Client.encode``."""
+        request = messages.encode_request(source, model, version, top)
+        return messages.to_encoding(await self._ask(self._stub.Encode, request))
+
+    async def reconstruct(self, source: Source, model: str = ENCODER, *, version: Version = None) -> Rows:
         """See ``Client.reconstruct``."""
         response = await self._ask(self._stub.Reconstruct, messages.reconstruct_request(source, model, version))
+        return messages.to_rows(response.model, response.reconstruction, response.timings)
+
+    async def decode(self, encoding: npt.NDArray[Any], model: str = ENCODER, *, version: Version = None) -> Rows:
+        """See ``Client.decode``."""
+        response = await self._ask(self._stub.Reconstruct, messages.decode_request(encoding, model, version))
         return messages.to_rows(response.model, response.reconstruction, response.timings)
 
     async def models(self) -> list[Model]:

@@ -1,6 +1,7 @@
 """Requests from Python values, answers to Python values: what the two clients share."""
 
 import json
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from serving.client.answers import Mask, Model, Rows
 from serving.pb.sparsewalk.v1 import encoder_pb2 as pb
 from serving.timings import Timings
 
+# A version's number, its label ("stable", say), or None for the newest.
+Version = int | str | None
 # A path, the bytes of a file, or values: uint8 for pictures, floats for rows.
 Source = str | Path | bytes | npt.NDArray[Any]
 
@@ -30,6 +33,9 @@ _SERVICE_CONFIG = {
         }
     ]
 }
+
+
+_CODES = {status.value[0]: status for status in grpc.StatusCode}
 
 
 class ServiceError(Exception):
@@ -58,7 +64,7 @@ def failure(error: grpc.RpcError) -> ServiceError:
     return ServiceError(error.code(), error.details() or "no details")
 
 
-def segment_request(source: Source, model: str, version: int | None, threshold: float | None) -> pb.SegmentRequest:
+def segment_request(source: Source, model: str, version: Version, threshold: float | None) -> pb.SegmentRequest:
     """Asks for packed bits: the smallest exact form that needs no decoder."""
     return pb.SegmentRequest(
         model=_spec(model, version),
@@ -69,14 +75,42 @@ def segment_request(source: Source, model: str, version: int | None, threshold: 
     )
 
 
-def encode_request(source: Source, model: str, version: int | None) -> pb.EncodeRequest:
-    """Asks for the encodings of a picture or of rows."""
-    return pb.EncodeRequest(model=_spec(model, version), picture=_picture(source))
+def frame_request(frame: int, request: pb.SegmentRequest) -> pb.SegmentStreamRequest:
+    """One request of a stream."""
+    return pb.SegmentStreamRequest(frame=frame, request=request)
 
 
-def reconstruct_request(source: Source, model: str, version: int | None) -> pb.ReconstructRequest:
+def encode_request(source: Source, model: str, version: Version, top: int) -> pb.EncodeRequest:
+    """Asks for the encodings of a picture or of rows; sparse where only some latents are wanted."""
+    form = pb.ENCODING_FORM_SPARSE if top else pb.ENCODING_FORM_DENSE
+    return pb.EncodeRequest(model=_spec(model, version), picture=_picture(source), form=form, top=top)
+
+
+def reconstruct_request(source: Source, model: str, version: Version) -> pb.ReconstructRequest:
     """Asks for the reconstructions of a picture or of rows."""
     return pb.ReconstructRequest(model=_spec(model, version), picture=_picture(source))
+
+
+def decode_request(encoding: npt.NDArray[Any], model: str, version: Version) -> pb.ReconstructRequest:
+    """Asks for the reconstructions of encodings."""
+    return pb.ReconstructRequest(model=_spec(model, version), encoding=_tensor(np.asarray(encoding, "<f4")))
+
+
+async def each(sources: Iterable[Source] | AsyncIterable[Source]) -> AsyncIterator[Source]:
+    """The same, whichever way they come."""
+    if isinstance(sources, AsyncIterable):
+        async for source in sources:
+            yield source
+    else:
+        for source in sources:
+            yield source
+
+
+def to_frame(response: pb.SegmentStreamResponse) -> Mask | ServiceError:
+    """The mask of one frame, or why there is none."""
+    if response.WhichOneof("outcome") == "error":
+        return ServiceError(_CODES[response.error.code], response.error.message)
+    return to_mask(response.response)
 
 
 def to_mask(response: pb.SegmentResponse) -> Mask:
@@ -99,6 +133,18 @@ def to_rows(model: pb.ModelSpec, tensor: pb.Tensor, timings: pb.Timings) -> Rows
     return Rows(array=array, model=model.name, version=model.version, timings=_timings(timings))
 
 
+def to_encoding(response: pb.EncodeResponse) -> Rows:
+    """Reads the values, spread out again where they came sparse."""
+    if not response.HasField("sparse"):
+        return to_rows(response.model, response.encoding, response.timings)
+    sparse = response.sparse
+    starts = np.array(sparse.row_starts, np.int64)
+    array = np.zeros((len(starts) - 1, sparse.width), np.float32)
+    array[np.repeat(np.arange(len(starts) - 1), np.diff(starts)), np.array(sparse.indices, np.int64)] = sparse.values
+    model = response.model
+    return Rows(array=array, model=model.name, version=model.version, timings=_timings(response.timings))
+
+
 def to_models(response: pb.ListModelsResponse) -> list[Model]:
     """Reads the list of models."""
     return [
@@ -118,7 +164,9 @@ def to_models(response: pb.ListModelsResponse) -> list[Model]:
     ]
 
 
-def _spec(model: str, version: int | None) -> pb.ModelSpec:
+def _spec(model: str, version: Version) -> pb.ModelSpec:
+    if isinstance(version, str):
+        return pb.ModelSpec(name=model, label=version)
     return pb.ModelSpec(name=model, version=version)
 
 
@@ -134,6 +182,10 @@ def _picture(source: Source) -> pb.Picture:
     else:
         raise TypeError(f"values are uint8 or floats. Received: {source.dtype} {list(source.shape)}")
     return pb.Picture(tensor=pb.Tensor(dtype=dtype, shape=values.shape, data=values.tobytes()))
+
+
+def _tensor(values: npt.NDArray[Any]) -> pb.Tensor:
+    return pb.Tensor(dtype=pb.DATA_TYPE_FP32, shape=values.shape, data=values.tobytes())
 
 
 def _timings(timings: pb.Timings) -> Timings:

@@ -192,3 +192,111 @@ class TestAsyncClient:
             answers = await asyncio.gather(*(other.reconstruct(row, "digits") for row in rows))
         for row, answer in zip(rows, answers, strict=True):
             np.testing.assert_array_equal(answer.array[0], 1 - row)
+
+
+class TestSegmentStream:
+    def test_masks_come_in_order(self, client: Client) -> None:
+        pictures = [half_red(40, 20 + number) for number in range(30)]
+        masks = list(client.segment_stream(iter(pictures), "red", 0.5))
+        assert [mask.array.shape for mask in masks if isinstance(mask, Mask)] == [each.shape[:2] for each in pictures]
+        np.testing.assert_array_equal(masks[7].array, client.segment(pictures[7], "red", 0.5).array)  # type: ignore[union-attr]
+
+    def test_a_frame_that_fails_does_not_end_the_stream(self, client: Client) -> None:
+        answers = list(client.segment_stream([half_red(), b"no picture", half_red()], "red"))
+        assert [type(answer) for answer in answers] == [Mask, ServiceError, Mask]
+        assert isinstance(answers[1], ServiceError)
+        assert answers[1].code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "a picture is JPEG" in str(answers[1])
+
+    def test_it_takes_no_more_than_the_window_ahead(self, start: Callable[..., Any]) -> None:
+        """A sender that is too fast is held back, however many frames it has."""
+        taken: list[int] = []
+
+        def camera() -> Any:
+            for number in range(10**9):
+                taken.append(number)
+                yield half_red(400, 900)
+
+        with Client(start(None, "--stream-window", "2").target) as connected:
+            frames = connected.segment_stream(camera(), "red")
+            for _ in range(3):
+                assert isinstance(next(frames), Mask)
+            time.sleep(0.3)
+            # What the window lets through, and what lies in the buffers of the connection.
+            assert len(taken) < 60
+            frames.close()  # type: ignore[attr-defined]
+
+    def test_a_picture_that_cannot_be_read_is_told_after_those_before(self, client: Client, tmp_path: Path) -> None:
+        frames = client.segment_stream([half_red(), tmp_path / "none.png"], "red")
+        assert isinstance(next(frames), Mask)
+        with pytest.raises(FileNotFoundError):
+            next(frames)
+
+    def test_a_server_that_stops_answers_what_it_has_read(self, start: Callable[..., Any]) -> None:
+        running = start()
+        read = threading.Event()
+
+        def camera() -> Any:
+            for _ in range(5):
+                yield half_red()
+            read.set()
+            while True:
+                time.sleep(0.05)
+                yield half_red()
+
+        with Client(running.target) as connected:
+            answers = connected.segment_stream(camera(), "red")
+            masks = [next(answers) for _ in range(5)]
+            stopping = threading.Thread(target=running.stop)
+            stopping.start()
+            with pytest.raises(ServiceError) as caught:
+                masks += list(answers)
+            stopping.join(10)
+        assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+        assert all(isinstance(mask, Mask) for mask in masks)
+        assert running.process.returncode == 0
+
+    async def test_asyncio(self, server: Any) -> None:
+        async def camera() -> Any:
+            for number in range(5):
+                yield half_red(40, 20 + number)
+
+        async with AsyncClient(server.target) as other:
+            for pictures in (camera(), [half_red(40, 20 + number) for number in range(5)]):
+                answers = [answer async for answer in other.segment_stream(pictures, "red")]
+                assert [answer.array.shape for answer in answers if isinstance(answer, Mask)] == [
+                    (40, 20 + number) for number in range(5)
+                ]
+
+
+class TestSparseAndDecode:
+    @pytest.fixture
+    def halves(self, tmp_path: Path, build: Any, start: Callable[..., Any]) -> Any:
+        build(tmp_path, "halves")
+        (tmp_path / "halves" / "serving.json").write_text('{"labels": {"stable": 1}}')
+        return start(tmp_path)
+
+    def test_only_the_top_latents_travel(self, halves: Any) -> None:
+        rows = np.zeros((3, 784), np.float32)
+        rows[0, :4] = [0.1, 0.4, 0.2, 0.3]
+        rows[2, :4] = [0.5, 0, 0, 0.5]
+        with Client(halves.target) as client:
+            np.testing.assert_array_equal(client.encode(rows, "halves").array, rows[:, :4])
+            np.testing.assert_array_equal(client.encode(rows, "halves", top=4).array, rows[:, :4])
+            found = client.encode(rows, "halves", top=2, version="stable").array
+        expected = [[0, 0.4, 0, 0.3], [0, 0, 0, 0], [0.5, 0, 0, 0.5]]
+        np.testing.assert_array_equal(found, np.array(expected, np.float32))
+
+    async def test_an_edited_encoding_is_decoded(self, halves: Any) -> None:
+        code = np.array([1.0, -2.0, 3.0, 0.0])
+        with Client(halves.target) as client:
+            rebuilt = client.decode(code, "halves")
+            assert client.models()[0].name == "halves"
+        np.testing.assert_array_equal(rebuilt.array, np.tile(code, 196)[None])
+        async with AsyncClient(halves.target) as other:
+            np.testing.assert_array_equal((await other.decode(code, "halves")).array, rebuilt.array)
+            assert (await other.encode(np.ones(784), "halves", top=1)).array.tolist() == [[1, 0, 0, 0]]
+
+    def test_a_model_that_cannot_says_so(self, client: Client) -> None:
+        with pytest.raises(ServiceError, match="digits cannot start from an encoding"):
+            client.decode(np.zeros(4), "digits")

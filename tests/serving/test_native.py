@@ -316,6 +316,36 @@ BAD_INPUT: dict[str, tuple[Any, grpc.StatusCode, str]] = {
         Code.INVALID_ARGUMENT,
         "red has no output 'encoding'; it has mask",
     ),
+    "an unknown label": (
+        pb.SegmentRequest(model=pb.ModelSpec(name="red", label="canary"), picture=tensor(NOISE)),
+        Code.NOT_FOUND,
+        "no version labelled 'canary' of model red. Known labels: none",
+    ),
+    "an unknown encoding form": (
+        pb.EncodeRequest(model=model("digits"), picture=tensor(ZEROS), form=9),
+        Code.INVALID_ARGUMENT,
+        "the encoding form is one of 0 to 2. Received: 9",
+    ),
+    "an unknown priority": (
+        ask_mask(tensor(NOISE), priority=6),
+        Code.INVALID_ARGUMENT,
+        "the priority is 1 to 5, or 0 for the usual one. Received: 6",
+    ),
+    "nothing to reconstruct": (
+        pb.ReconstructRequest(model=model("digits")),
+        Code.INVALID_ARGUMENT,
+        "the request holds no picture",
+    ),
+    "an encoding for a model that cannot be cut": (
+        pb.ReconstructRequest(model=model("digits"), encoding=tensor(np.zeros((1, 4), np.float32)).tensor),
+        Code.INVALID_ARGUMENT,
+        "digits cannot start from an encoding: its decoder needs the picture too",
+    ),
+    "sparse rows that do not fit together": (
+        pb.ReconstructRequest(model=model("digits"), sparse=pb.SparseRows(width=4, row_starts=[0, 9])),
+        Code.INVALID_ARGUMENT,
+        "row_starts rises from 0 to the number of values, 0",
+    ),
     "a message over the limit": (
         ask_mask(encoded(bytes(4 * 2**20))),
         Code.RESOURCE_EXHAUSTED,
@@ -327,7 +357,7 @@ BAD_INPUT: dict[str, tuple[Any, grpc.StatusCode, str]] = {
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input(stub: pb_grpc.EncoderServiceStub, case: str) -> None:
     request, code, message = BAD_INPUT[case]
-    method = stub.Segment if isinstance(request, pb.SegmentRequest) else stub.Encode
+    method = getattr(stub, type(request).__name__.removesuffix("Request"))
     with pytest.raises(grpc.RpcError) as caught:
         method(request, timeout=10)
     assert (caught.value.code(), message in caught.value.details()) == (code, True), caught.value.details()
