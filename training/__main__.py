@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from training import stability_study
+from training import recovery, stability_study
 from training.datasets.mall import load as load_mall
 from training.datasets.source import DataError
 from training.distribution import DistributionError, is_chief, make_strategy
@@ -211,6 +211,13 @@ def mall(
     for name, scores in study(opened, load_mall(), output).items():
         _show_scores(name, asdict(scores))
     typer.echo(str(output))
+
+
+@app.command("recover")
+def recover_dictionaries() -> None:
+    """Look for known dictionaries in synthetic data, with the neural rule and others; print what was found."""
+    for line in recovery.report():
+        typer.echo(line)
 
 
 def _train(

@@ -23,6 +23,7 @@ from training.encoders.neural_dictionary import NeuralDictionary
 from training.encoders.sigmoid_autoencoder import Initial, SigmoidAutoencoder
 from training.experiments.base import ExperimentError
 from training.experiments.mnist import PIXELS, MnistExperiment, in_chunks
+from training.loops.compiled import CompiledAutodiff, CompiledManual
 from training.loops.fit import Autodiff
 from training.loops.manual import Manual, selected_gradients, sigmoid_gradients
 from training.loops.neural_coding import RATE, NeuralCoding, Rule
@@ -32,7 +33,7 @@ from training.loops.trainer import Program
 from training.losses.reconstruction import squared_error
 from training.losses.weight_penalties import l2_penalty
 from training.sparsity.kl import kl_sparsity
-from training.sparsity.top_k import smallest_top_k, top_k
+from training.sparsity.top_k import smallest_top_k, top_k_by_bisection
 
 Gradients = Literal["auto", "manual"]
 
@@ -225,10 +226,10 @@ class KSparse(SparseCoding):
             model.k.assign(self.k_at(epoch))
 
         if self.gradients == "manual":
-            return Manual(
+            return CompiledManual(
                 model, lambda image: self.backward(model, image), self.optimizer(), batches, before_epoch=before_epoch
             )
-        return Autodiff(
+        return CompiledAutodiff(
             model, lambda image: self.objective(model, image), self.optimizer(), batches, before_epoch=before_epoch
         )
 
@@ -269,7 +270,7 @@ class KSparse(SparseCoding):
         return scores
 
     def _select(self, model: KSparseAutoencoder, latents: tf.Tensor) -> tf.Tensor:
-        select = top_k if self.selection == "example" else smallest_top_k
+        select = top_k_by_bisection if self.selection == "example" else smallest_top_k
         return select(latents, tf.convert_to_tensor(model.k))
 
 

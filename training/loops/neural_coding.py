@@ -35,10 +35,10 @@ RATE_WARNED = 0.5
 """From here on η is warned of, in units of m/k."""
 THRESHOLD_MEMORY = 0.99
 """Of the moving average of the threshold."""
-GUARD_STEPS = 20
+GUARD_STEPS = 5
 """Steps over which the divergence guard averages."""
 GUARD_GROWTH = 1.25
-"""The relative residual may grow by this factor over that of the first steps."""
+"""The relative residual may grow by this factor over that of the first step."""
 
 
 def neural_update(
@@ -78,29 +78,24 @@ class DivergenceGuard:
 
     def __init__(self, name: str, rate: float) -> None:
         self._name, self._rate = name, rate
-        self._first: list[float] = []
+        self._first: float | None = None
         self._recent = 0.0
 
     def check(self, relative_residual: float) -> None:
         """Takes ``‖y − A x‖² / ‖y‖²`` of one step.
 
         Raises:
-            DivergenceError: it is not finite, or its average has grown by a quarter over that of the first steps.
+            DivergenceError: it is not finite, or its average has grown by a quarter over that of the first step.
         """
-        if len(self._first) < GUARD_STEPS:
-            self._first.append(relative_residual)
-        start = sum(self._first) / len(self._first)
-        self._recent = (
-            start
-            if len(self._first) < GUARD_STEPS
-            else (self._recent + (relative_residual - self._recent) / GUARD_STEPS)
-        )
-        if not math.isfinite(relative_residual) or self._recent > GUARD_GROWTH * start:
+        if self._first is None:
+            self._first = self._recent = relative_residual
+        self._recent += (relative_residual - self._recent) / GUARD_STEPS
+        if not math.isfinite(self._recent) or self._recent > GUARD_GROWTH * self._first:
             raise DivergenceError(
-                f"{self._name}: the relative residual of the neural rule must stay near or below that of the first "
-                f"{GUARD_STEPS} steps ({start:.3g}). Received: {self._recent:.3g} on average, "
-                f"last {relative_residual:.3g}. "
-                f"The step is too large: eta is {self._rate:g} m/k; {RATE:g} m/k is known to settle."
+                f"{self._name}: the relative residual of the neural rule must not grow by more than {GUARD_GROWTH:g} "
+                f"times over that of the first step ({self._first:.3g}). Received: {self._recent:.3g} on average, "
+                f"last {relative_residual:.3g}. The step is too large: eta is {self._rate:g} m/k; {RATE:g} m/k is "
+                "known to settle."
             )
 
 
