@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from training.sparsity.top_k import top_k
+from training.sparsity.top_k import top_k, top_k_margin
 
 
 @keras.saving.register_keras_serializable("sparsewalk")
@@ -73,8 +73,12 @@ class KSparseAutoencoder(keras.Model):
 
     def encode(self, image: tf.Tensor) -> tf.Tensor:
         """Latents of ``image`` [N, V]: float [N, D], at most ``round(alpha * k)`` of a row are not 0."""
-        kept = tf.cast(tf.round(self.alpha * tf.cast(self.k, tf.float32)), tf.int32)
-        return top_k(self.activations(image), kept)
+        return top_k(self.activations(image), self._coded())
+
+    def margin(self, image: tf.Tensor) -> tf.Tensor:
+        """How far each ``image`` [N, V] is from another set of active latents, of code or reconstruction: float [N]."""
+        activations, k = self.activations(image), tf.convert_to_tensor(self.k)
+        return tf.minimum(top_k_margin(activations, k), top_k_margin(activations, self._coded()))
 
     def decode(self, encoding: tf.Tensor) -> tf.Tensor:
         """Reconstruction from latents [N, D]: float [N, V]."""
@@ -87,6 +91,9 @@ class KSparseAutoencoder(keras.Model):
     def activations(self, image: tf.Tensor) -> tf.Tensor:
         """``z = x W + b`` of ``image`` [N, V] before any selection: float [N, D]."""
         return tf.matmul(image, self.dictionary) + self.encoder_bias
+
+    def _coded(self) -> tf.Tensor:
+        return tf.cast(tf.round(self.alpha * tf.cast(self.k, tf.float32)), tf.int32)
 
     def get_config(self) -> dict[str, object]:
         """The constructor's arguments."""

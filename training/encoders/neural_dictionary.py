@@ -46,6 +46,12 @@ class NeuralDictionary(keras.Model):
         """``T_{C/2}((y − ȳ) A)`` of ``image`` [N, V]: float [N, D]."""
         return hard_threshold(tf.matmul(image - self.mean, self.dictionary), self.threshold, two_sided=self.two_sided)
 
+    def margin(self, image: tf.Tensor) -> tf.Tensor:
+        """How far the correlations of each ``image`` [N, V] are from another set of active latents: float [N]."""
+        correlations = tf.matmul(image - self.mean, self.dictionary)
+        compared = tf.abs(correlations) if self.two_sided else correlations
+        return tf.reduce_min(tf.abs(compared - self.threshold), axis=1)
+
     def decode(self, encoding: tf.Tensor) -> tf.Tensor:
         """``x Aᵀ + ȳ`` from latents [N, D]: float [N, V]."""
         return tf.matmul(encoding, self.dictionary, transpose_b=True) + self.mean

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from training.sparsity.batch_top_k import above, batch_top_k, smallest_kept
 from training.sparsity.jump_relu import jump_relu, step
-from training.sparsity.top_k import top_k
+from training.sparsity.top_k import top_k, top_k_margin
 from training.sparsity.unit_norm import tangent
 
 
@@ -83,6 +83,11 @@ class SparseAutoencoder(keras.Model):
         """Latents of ``image`` [N, V]: float [N, D], >= 0."""
         return self.sparse(self.preactivations(image))
 
+    def margin(self, image: tf.Tensor) -> tf.Tensor:
+        """How far the preactivations of each ``image`` [N, V] are from another set of active latents: float [N]."""
+        preactivations = self.preactivations(image)
+        return tf.reduce_min(tf.abs(preactivations - self.threshold), axis=1)
+
     def decode(self, encoding: tf.Tensor, *, training: bool = False) -> tf.Tensor:
         """Reconstruction from latents [N, D]: float [N, V]. In training the rows' lengths get no gradient."""
         rows = tangent(tf.convert_to_tensor(self.W_dec)) if training else self.W_dec
@@ -122,6 +127,10 @@ class TopKAutoencoder(SparseAutoencoder):
     def sparse(self, preactivations: tf.Tensor) -> tf.Tensor:
         """The k largest of each row, where they are positive."""
         return tf.nn.relu(top_k(preactivations, self.k))
+
+    def margin(self, image: tf.Tensor) -> tf.Tensor:
+        """How far the preactivations of each ``image`` [N, V] are from another set of active latents: float [N]."""
+        return top_k_margin(self.preactivations(image), self.k)
 
     def get_config(self) -> dict[str, object]:
         """The constructor's arguments."""

@@ -43,7 +43,8 @@ class MnistExperiment(Experiment[DigitData]):
     """An encoder from 784 grey values in 0..1 to latents and back.
 
     The model has ``encode(image)`` and ``call(image)``, both from float [N, 784]; where it has a ``dictionary``
-    [784, D], its columns are drawn. A new encoder states how it is built and how it is trained.
+    [784, D], its columns are drawn; where its latents jump, it has ``margin(image)``, float [N], which says how near. A
+    new encoder states how it is built and how it is trained.
 
     Attributes:
         train_examples: the first so many of the training digits are used; 0 for all.
@@ -84,6 +85,7 @@ class MnistExperiment(Experiment[DigitData]):
             ),
             resizing=Resizing("stretch", 28, 28),
             default_threshold=None,
+            margin_of=getattr(model, "margin", None),
         )
 
     def encoding_size(self, model: keras.Model) -> int:

@@ -71,6 +71,8 @@ class Servable:
         outputs: in order.
         resizing: from a picture to the input.
         default_threshold: probability from which a pixel is foreground; None where there is no mask.
+        margin_of: for outputs that jump, as those of latents cut by a threshold or by rank do: how far each input's
+            intermediate values are from the nearest jump, float [N]. None for continuous outputs.
     """
 
     family: Family
@@ -80,6 +82,7 @@ class Servable:
     outputs: tuple[Tensor, ...]
     resizing: Resizing
     default_threshold: float | None
+    margin_of: Callable[[tf.Tensor], tf.Tensor] | None = None
 
     def function(self) -> Any:
         """The graph function with the exact names of its tensors."""

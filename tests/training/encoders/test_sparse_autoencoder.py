@@ -72,6 +72,18 @@ def test_an_example_does_not_depend_on_its_batch(kind, rng: np.random.Generator)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_biases_that_move_less_than_the_margin_change_no_set_of_active_latents(kind, rng: np.random.Generator) -> None:
+    model = shaken(kind(), rng)
+    x = rng.random((60, 12)).astype(np.float32)
+    margin, active = model.margin(x).numpy(), model.encode(x).numpy() > 0
+    shift = float(np.median(margin))
+    model.b_enc.assign_add(shift * 0.49 * rng.choice([-1.0, 1.0], 20))
+    after = model.encode(x).numpy() > 0
+    far = margin > shift
+    np.testing.assert_array_equal(after[far], active[far])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_rows_stay_at_length_one_through_an_optimiser(kind, rng: np.random.Generator) -> None:
     model, optimizer = kind(), keras.optimizers.Adam(0.1)
     x = rng.random((8, 12)).astype(np.float32)

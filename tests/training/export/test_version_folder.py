@@ -126,6 +126,28 @@ def test_an_export_that_misses_parity_fails_and_leaves_nothing(tiny_runs: dict[s
     assert list((tmp_path / "mnist_k_sparse").iterdir()) == []
 
 
+def at_jump(run: Run, jumps: int) -> Servable:
+    """A biased servable that says the first ``jumps`` rows of a batch lie at a jump."""
+    servable = biased(run)
+    object.__setattr__(servable, "margin_of", lambda rows: np.where(np.arange(len(rows)) < jumps, 0.0, np.inf))
+    return servable
+
+
+def test_rows_at_a_jump_are_not_compared_and_are_counted(tiny_models: Path, tiny_runs: dict[str, Run]) -> None:
+    run, folder = tiny_runs["mnist_k_sparse"], tiny_models / "mnist_k_sparse" / "1"
+    inputs = run.experiment.parity_inputs(run.data)
+    assert prove_parity(at_jump(run, 7), folder, inputs, name="x", batches=(1, 7), tolerance=1.0).excluded_rows == 8
+    with pytest.raises(ParityError, match="at batch 64"):
+        prove_parity(at_jump(run, 7), folder, inputs, name="x")
+
+
+def test_too_many_rows_at_a_jump_are_no_proof(tiny_models: Path, tiny_runs: dict[str, Run]) -> None:
+    run, folder = tiny_runs["mnist_k_sparse"], tiny_models / "mnist_k_sparse" / "1"
+    inputs = run.experiment.parity_inputs(run.data)
+    with pytest.raises(ParityError, match=r"at least half of the inputs.*Received: 72 of 72"):
+        prove_parity(at_jump(run, 64), folder, inputs, name="x")
+
+
 def test_nan_is_a_difference(tiny_models: Path, tiny_runs: dict[str, Run]) -> None:
     run = tiny_runs["mnist_k_sparse"]
     inputs = np.full((1, 784), np.nan, np.float32)
