@@ -102,9 +102,22 @@ def test_sum_over_the_batch_is_the_mean_at_a_rate_as_much_larger(rng: np.random.
 def test_blog_preset_is_the_program_of_the_source(rng: np.random.Generator) -> None:
     blog = EXPERIMENTS["mnist_denoising"].with_preset("blog")
     assert (blog.epochs, blog.batch_size, blog.learning_rate, blog.reduction) == (100, 128, 0.02, "sum")
+    assert blog.warm_up == 0
     images = rng.random((300, 784)).astype(np.float32)
     given = [image.numpy() for image, _ in blog.noisy_batches(images, epoch=3)]
     np.testing.assert_array_equal(np.concatenate(given), images[:256])
+
+
+def test_rate_rises_over_the_first_steps(digit_data: DigitData) -> None:
+    experiment = small("mnist_denoising").with_settings({"warm_up": "10", "batch_size": "15"})
+    program = experiment.program(experiment.build(), digit_data)
+    optimizer = program.state["optimizer"]
+    rates = [float(optimizer.learning_rate)]
+    for batch in program.batches(0):
+        program.step(batch)
+        rates.append(float(optimizer.learning_rate))
+    np.testing.assert_allclose(rates[:11], np.linspace(0.0256, 2.56, 11), rtol=1e-5)
+    np.testing.assert_allclose(rates[11:], 2.56)
 
 
 def test_noise_of_a_batch_depends_on_epoch_and_step_and_comes_again(rng: np.random.Generator) -> None:
