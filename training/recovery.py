@@ -92,7 +92,7 @@ TRIALS = (
     Trial(n=200, m=250, k=8, rate=0.1, steps=150),
     Trial(n=64, m=64, k=3, rate=1.0),
     Trial(n=64, m=64, k=3, coder="olshausen_field", rate=0.1, steps=150),
-    Trial(n=64, m=64, k=3, coder="k_sparse", rate=3e-3, steps=1500),
+    Trial(n=64, m=64, k=3, coder="k_sparse", rate=3e-3, steps=500),
     Trial(n=64, m=64, k=3, coder="scikit_learn", steps=100),
 )
 
