@@ -39,7 +39,7 @@ demo: $(READY) ## Train, export, serve and ask: the whole product in one go, wit
 	$(BIN)/python -m serving.demo --models demo/models --samples demo/samples --output demo
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -86,23 +90,47 @@ def digit_data() -> DigitData:
 def tiny_runs(
     tmp_path_factory: pytest.TempPathFactory, street_data: PedestrianData, digit_data: DigitData
 ) -> dict[str, Run]:
-    """Every experiment of the registry, trained small."""
-    folder = tmp_path_factory.mktemp("runs")
+    """Every experiment of the registry, trained small: by one of the test processes, for all of them."""
+    shared = shared_folder(tmp_path_factory)
     runs = {}
     for name, experiment in EXPERIMENTS.items():
         data = {"segmentation": street_data, "mnist": digit_data}[experiment.family]
-        runs[name] = Run(experiment.with_preset("quick").with_settings(TINY[name]), data, folder / name)
-        runs[name].train()
+        runs[name] = Run(experiment.with_preset("quick").with_settings(TINY[name]), data, shared / "runs" / name)
+    for name in in_own_order(runs):
+        with locked(shared / f"{name}.lock"):
+            runs[name].train()
+            runs[name].scores()
     return runs
 
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_runs: dict[str, Run]) -> Path:
     """A model repository with version 1 of every experiment."""
-    models = tmp_path_factory.mktemp("models")
-    for run in tiny_runs.values():
-        run.export(models)
-    return models
+    shared = shared_folder(tmp_path_factory)
+    for name in in_own_order(tiny_runs):
+        with locked(shared / f"{name}.lock"):
+            tiny_runs[name].export(shared / "models")
+    return shared / "models"
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes of a parallel test run."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
+
+
+def in_own_order(names: Iterable[str]) -> list[str]:
+    """From one end or from the other, so that two processes share the work instead of waiting for each other."""
+    backwards = os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0"
+    return list(reversed(list(names))) if backwards else list(names)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
