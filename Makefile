@@ -38,8 +38,10 @@ demo: $(READY) ## Train, export, serve and ask: the whole product in one go, wit
 	$(BIN)/python -m training samples pedestrian_unet mnist_k_sparse --runs demo/runs --output demo/samples
 	$(BIN)/python -m serving.demo --models demo/models --samples demo/samples --output demo
 
+# Apart, since the service's TensorFlow messages and TensorFlow's own have the same names, and a process holds one of each.
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/serving
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract tests/training
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .
