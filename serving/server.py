@@ -144,7 +144,8 @@ class Server:
     def _build_grpc(self) -> grpc.Server:
         settings = self._settings
         server = grpc.server(
-            ThreadPoolExecutor(settings.max_in_flight + _SPARE_THREADS, thread_name_prefix="grpc"),
+            # An open stream holds a thread whether or not a request of it is under way.
+            ThreadPoolExecutor(2 * settings.max_in_flight + _SPARE_THREADS, thread_name_prefix="grpc"),
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),

@@ -62,8 +62,8 @@ class Reception:
     Args:
         shelf: names the models under which requests are counted.
         metrics: where they are counted.
-        max_in_flight: most requests at once; one more is refused at once. The server has a few threads more than
-            this, so that refusals and health checks are answered however busy it is.
+        max_in_flight: most requests at once, and most open streams; one more is refused at once. The server has a few
+            threads more than this, so that refusals and health checks are answered however busy it is.
         window: most requests of one stream under way at once. Further ones are not read, and so held back at their
             sender by the connection's flow control.
     """
@@ -125,9 +125,13 @@ class Reception:
 
         stream = Stream(requests, one, self._pool, self._window, ended.deadline)
         with self._changed:
-            self._streams.add(stream)
+            full = len(self._streams) >= self._max_in_flight
+            if not full:
+                self._streams.add(stream)
             if self._draining:
                 stream.drain()
+        if full:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the server has {self._max_in_flight} open streams")
         ended.watch(stream.cancel)
         try:
             yield from stream.answers()

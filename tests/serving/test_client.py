@@ -208,29 +208,29 @@ class TestSegmentStream:
         assert answers[1].code is grpc.StatusCode.INVALID_ARGUMENT
         assert "a picture is JPEG" in str(answers[1])
 
-    def test_it_takes_no_more_than_the_window_ahead(self, start: Callable[..., Any]) -> None:
-        """A sender that is too fast is held back, however many frames it has."""
-        taken: list[int] = []
-
-        def camera() -> Any:
-            for number in range(10**9):
-                taken.append(number)
-                yield half_red(400, 900)
-
-        with Client(start(None, "--stream-window", "2").target) as connected:
-            frames = connected.segment_stream(camera(), "red")
-            for _ in range(3):
-                assert isinstance(next(frames), Mask)
-            time.sleep(0.3)
-            # What the window lets through, and what lies in the buffers of the connection.
-            assert len(taken) < 60
-            frames.close()  # type: ignore[attr-defined]
-
     def test_a_picture_that_cannot_be_read_is_told_after_those_before(self, client: Client, tmp_path: Path) -> None:
         frames = client.segment_stream([half_red(), tmp_path / "none.png"], "red")
         assert isinstance(next(frames), Mask)
         with pytest.raises(FileNotFoundError):
             next(frames)
+
+    def test_open_streams_are_bounded_and_others_still_answered(self, start: Callable[..., Any]) -> None:
+        held = threading.Event()
+
+        def camera() -> Any:
+            yield half_red()
+            held.wait(10)
+
+        with Client(start(None, "--max-in-flight", "2").target) as connected:
+            open_streams = [connected.segment_stream(camera(), "red") for _ in range(2)]
+            for stream in open_streams:
+                assert isinstance(next(stream), Mask)
+            with pytest.raises(ServiceError, match="RESOURCE_EXHAUSTED: the server has 2 open streams"):
+                next(connected.segment_stream(camera(), "red"))
+            assert connected.segment(half_red(), "red").array.shape == (40, 90)
+            held.set()
+            assert [len(list(stream)) for stream in open_streams] == [0, 0]
+            assert len(list(connected.segment_stream([half_red()], "red"))) == 1
 
     def test_a_server_that_stops_answers_what_it_has_read(self, start: Callable[..., Any]) -> None:
         running = start()

@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from pycocotools import mask as coco
@@ -140,6 +140,7 @@ class TestDecode:
         with pytest.raises(InvalidPictureError, match=f"the {form} picture is truncated or broken"):
             imaging.decode(data[: int(len(data) * kept)], LIMIT)
 
+    @settings(deadline=None)
     @given(st.sampled_from(["JPEG", "PNG", "WEBP", "BMP"]), st.data())
     def test_damaged_bytes_give_a_picture_or_our_error(self, form: str, draw: st.DataObject) -> None:
         data = bytearray(_save(np.full((12, 12, 3), 90, np.uint8), form))
@@ -209,6 +210,7 @@ class TestResize:
         with pytest.raises(ValueError, match="not 'crop'"):
             imaging.resize(np.zeros((4, 4, 3), np.uint8), "crop", 2, 2, 0)
 
+    @settings(deadline=None)
     @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([(32, 32), (32, 96), (96, 32)]))
     def test_a_picture_always_comes_back_at_its_own_size(self, h: int, w: int, size: tuple[int, int]) -> None:
         resized, geometry = imaging.resize(np.full((h, w), 200, np.uint8), "letterbox", *size, 0)
@@ -226,6 +228,7 @@ class TestMask:
         probabilities = np.array([[0.1, 0.3, 0.7]], np.float32)
         np.testing.assert_array_equal(imaging.to_mask(probabilities, 0.3), [[False, True, True]])
 
+    @settings(deadline=None)
     @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
     def test_every_format_decodes_to_the_mask(self, height: int, width: int, seed: int) -> None:
         probabilities = np.random.default_rng(seed).random((height, width), dtype=np.float32)

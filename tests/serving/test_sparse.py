@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -18,6 +18,7 @@ ROWS = hnp.arrays(
 )
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_there_and_back(rows: Any) -> None:
     message = sparse.from_dense(rows)
@@ -25,6 +26,7 @@ def test_there_and_back(rows: Any) -> None:
     np.testing.assert_array_equal(sparse.to_dense(message), rows)
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(1, 8))
 def test_the_top_are_those_farthest_from_zero(rows: Any, count: int) -> None:
     kept = sparse.keep_top(rows, count)
