@@ -81,7 +81,8 @@ class Settings(BaseSettings):
     )
     max_in_flight: PositiveInt = Field(
         256,
-        description="requests under way in the whole server, and streams open; one more is answered RESOURCE_EXHAUSTED at once",
+        description="requests under way in the whole server, and open streams;"
+        " one more of either is answered RESOURCE_EXHAUSTED at once",
     )
     grace_seconds: float = Field(
         30.0, ge=0, allow_inf_nan=False, description="time that requests under way get to finish after SIGTERM"
