@@ -70,11 +70,15 @@ class SparseAutoencoderExperiment(MnistExperiment):
         del model, preactivations, epoch
         return tf.constant(0.0)
 
+    def steps(self, data: DigitData) -> int:
+        """Steps of the whole training."""
+        return self.epochs * -(-len(self.train_images(data)) // self.batch_size)
+
     def program(self, model: SparseAutoencoder, data: DigitData) -> Program:
         """Adam on the unexplained share, the auxiliary loss of dead latents and the kind's sparsity loss."""
         images = self.train_images(data)
         model.b_dec.assign(geometric_median(images[:MEDIAN_OF]))
-        steps = self.epochs * -(-len(images) // self.batch_size)
+        steps = self.steps(data)
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0, steps - steps // 20, warmup_target=self.learning_rate, warmup_steps=steps // 20
         )
@@ -144,7 +148,8 @@ class BatchTopK(SparseAutoencoderExperiment):
     """BatchTopK: Bussmann, Leask and Nanda, arXiv 2412.06410.
 
     Attributes:
-        threshold_rate: weight of the newest batch in the moving average of the exported threshold.
+        threshold_rate: weight of the newest batch in the moving average of the exported threshold. In trainings of
+            less than 2,000 steps it is larger, so that the average forgets the first half of them.
     """
 
     threshold_rate: float = 0.01
@@ -152,6 +157,11 @@ class BatchTopK(SparseAutoencoderExperiment):
     def build(self) -> BatchTopKAutoencoder:
         """A fresh model."""
         return BatchTopKAutoencoder(PIXELS, self.latents, self.k, threshold_rate=self.threshold_rate, seed=self.seed)
+
+    def program(self, model: BatchTopKAutoencoder, data: DigitData) -> Program:
+        """As for the others; the threshold follows at least as fast as the training is short."""
+        model.threshold_rate = min(1.0, max(self.threshold_rate, 20 / self.steps(data)))
+        return super().program(model, data)
 
     def layout(self, model: BatchTopKAutoencoder) -> SaeLayout:
         """The model as arrays, with the threshold of inference."""
