@@ -121,6 +121,7 @@ class _Frame:
 
     def __init__(self, x: Sequence[float], y: Sequence[float], *, log_x: bool, log_y: bool) -> None:
         self._log = log_x, log_y
+        self._whole = all(value == int(value) for value in x)
         self._spans = _span(x, log=log_x), _span(y, log=log_y)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -136,7 +137,7 @@ class _Frame:
         (left, right), (low, high) = self._spans
         bottom, end = self.HEIGHT - self.BOTTOM, WIDTH - self.RIGHT
         parts = []
-        for tick in _ticks(left, right, log=self._log[0]):
+        for tick in _ticks(left, right, log=self._log[0], whole=self._whole):
             x, _ = self.place(tick, 10**low if self._log[1] else low)
             parts.append(
                 f'<line class="grid" x1="{x:.1f}" y1="{self.TOP}" x2="{x:.1f}" y2="{bottom}"/>'
@@ -169,8 +170,8 @@ def _span(values: Sequence[float], *, log: bool) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _ticks(low: float, high: float, *, log: bool) -> list[float]:
-    """Round numbers between two ends; with ``log`` the ends are exponents of ten."""
+def _ticks(low: float, high: float, *, log: bool, whole: bool = False) -> list[float]:
+    """Round numbers between two ends, whole ones if asked; with ``log`` the ends are exponents of ten."""
     if log and high - low > 0.5:
         steps = (1, 2, 5) if high - low < 2.5 else (1,)
         candidates = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
@@ -180,6 +181,8 @@ def _ticks(low: float, high: float, *, log: bool) -> list[float]:
     raw = (high - low) / 5
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = magnitude * next(factor for factor in (1, 2, 5, 10) if raw <= factor * magnitude)
+    if whole:
+        step = max(step, 1.0)
     first = math.ceil(low / step)
     return [round(index * step, 12) for index in range(first, math.floor(high / step) + 1)]
 

@@ -49,7 +49,9 @@ def cost_over_time(history: Sequence[Mapping[str, float]], title: str) -> Figure
         history: one mapping an epoch with ``epoch`` and ``loss``; scalars may be missing from some of the epochs.
         title: of the figure.
     """
-    names = ["loss", *sorted({key for epoch in history for key in epoch} - {"loss", "epoch", "seconds"})]
+    # a term that is always 0 is one that this encoder does not have
+    changing = {key for epoch in history for key, value in epoch.items() if value != 0}
+    names = ["loss", *sorted(changing - {"loss", "epoch", "seconds"})]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.4 * rows + 0.4), layout="constrained")
