@@ -124,7 +124,7 @@ def test_training_one_and_exporting_it_from_the_command_line(tmp_path: Path) -> 
     ("arguments", "message"),
     [
         (["train", "mnist_k_sparce"], "Received: 'mnist_k_sparce'"),
-        (["train", "mnist_k_sparse", "--data", "imaginary"], "--data must be one of auto, real, embedded"),
+        (["train", "mnist_k_sparse", "--data", "imaginary"], "data policy must be one of auto, real, embedded"),
         (["train", "mnist_k_sparse", "--set", "k"], "--set expects KEY=VALUE. Received: 'k'"),
         (["evaluate", "mnist_k_sparse", "--runs", "nowhere"], "nowhere/mnist_k_sparse/config.json does not exist"),
         (["export", "--runs", "nowhere"], "nowhere holds no trained experiment"),
