@@ -50,13 +50,14 @@ def _features(rows: Floats, scale: float) -> Floats | csr_matrix:
     return csr_matrix(scaled) if sparse else scaled
 
 
-def pca_codes(train: Floats, test: Floats, components: int, seed: int) -> tuple[Floats, Floats, Floats]:
+def pca_codes(train: Floats, test: Floats, components: int) -> tuple[Floats, Floats, Floats]:
     """Codes of the first principal components of ``train`` and the reconstruction of ``test`` from them.
 
     Returns:
         train codes [N, components], test codes [M, components], test reconstruction [M, V].
     """
-    pca = PCA(components, svd_solver="randomized", random_state=seed).fit(train)
+    # exact, and with many more examples than values ten times as fast as the randomised solver
+    pca = PCA(components, svd_solver="covariance_eigh").fit(train)
     codes = pca.transform(test)
     return pca.transform(train), codes, pca.inverse_transform(codes).astype(np.float32)
 

@@ -187,7 +187,7 @@ def controls(data: DigitData, latents: int, l0: int, pca: int, probe_examples: i
 # Training many encoders on the same digits fits the same controls once.
 @lru_cache(maxsize=4)
 def _fixed_controls(data: DigitData, pca: int, probe_examples: int) -> dict[str, float]:
-    train, test, _ = pca_codes(data.train_images, data.test_images, pca, seed=0)
+    train, test, _ = pca_codes(data.train_images, data.test_images, pca)
     return {
         "control_raw_probe_error": _probe(data, data.train_images, data.test_images, probe_examples),
         "control_raw_class_purity": _purity(data, data.test_images),
@@ -197,7 +197,7 @@ def _fixed_controls(data: DigitData, pca: int, probe_examples: int) -> dict[str,
 
 @lru_cache(maxsize=64)
 def _pca_explained_variance(data: DigitData, components: int) -> float:
-    _, _, rebuilt = pca_codes(data.train_images, data.test_images, components, seed=0)
+    _, _, rebuilt = pca_codes(data.train_images, data.test_images, components)
     return score_reconstruction(data.test_images, rebuilt).explained_variance
 
 
