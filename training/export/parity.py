@@ -3,6 +3,9 @@
 Latents that are cut by a threshold or by rank jump: where a value lies within rounding of the cut, one program keeps it
 and the other does not, both being right, and the outputs differ by the whole value. Inputs so close to a jump are left
 out of the comparison, and the manifest says how many they were.
+
+Differences are absolute for outputs within -1..1, as probabilities are, and relative to an output's largest magnitude
+beyond: float32 numbers near 1,000 lie 6e-5 apart, so no two programs agree on them to 1e-5.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Parity:
 
     Attributes:
         tolerance: largest difference allowed on any element of any output.
-        largest_difference: measured over all outputs, batches and pairs.
+        largest_difference: measured over all outputs, batches and pairs; relative where an output exceeds 1.
         batches: sizes compared.
         excluded_rows: inputs, of all batches together, that lay at a jump of the outputs and were not compared.
     """
@@ -61,7 +64,7 @@ def prove_parity(
         inputs: real inputs [N, ...]; the last batch decides how many are needed, repeated where there are fewer.
         name: of the model, for messages.
         batches: batch sizes.
-        tolerance: absolute.
+        tolerance: absolute for outputs up to 1, relative to an output's largest magnitude beyond.
 
     Raises:
         ParityError: a difference above ``tolerance``, a NaN, or unequal shapes; names output, pair, batch and
@@ -112,5 +115,6 @@ def _at_jump(servable: Servable, rows: NDArray[Any], tolerance: float) -> NDArra
 def _difference(one: NDArray[Any], other: NDArray[Any], compared: NDArray[np.bool_]) -> float:
     if one.shape != other.shape:
         return float("inf")
-    difference = np.abs(one[compared].astype(np.float64) - other[compared].astype(np.float64))
-    return float(np.max(difference, initial=0.0))
+    one, other = one[compared].astype(np.float64), other[compared].astype(np.float64)
+    magnitude = max(1.0, float(np.max(np.abs(one), initial=0.0)))
+    return float(np.max(np.abs(one - other), initial=0.0)) / magnitude

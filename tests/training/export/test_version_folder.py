@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from training.experiments import EXPERIMENTS
-from training.export import version_folder
+from training.export import parity, version_folder
 from training.export.manifest import sha256_of
 from training.export.parity import ParityError, prove_parity
 from training.export.servable import Servable
@@ -98,16 +98,34 @@ def test_another_training_becomes_the_next_version(tiny_runs: dict[str, Run], tm
 
 
 def biased(run: Run) -> Servable:
-    """A servable whose eager side differs from its graph by 2e-5."""
+    """A servable whose eager side differs from its graph by twice the tolerance."""
     servable = run.experiment.servable(run.model())
     outputs_of = servable.outputs_of
 
     def differing(image):
-        drift = 0.0 if tf.inside_function() else 2e-5
-        return {name: value + drift for name, value in outputs_of(image).items()}
+        share = 0.0 if tf.inside_function() else 2e-5
+        return {
+            name: value + share * tf.maximum(1.0, tf.reduce_max(tf.abs(value)))
+            for name, value in outputs_of(image).items()
+        }
 
     object.__setattr__(servable, "outputs_of", differing)
     return servable
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        ([0.5, 0.25], [0.5, 0.25 + 1e-5], 1e-5),  # probabilities: absolute
+        ([1000.0, 0.5], [1000.0, 0.5 + 1e-2], 1e-5),  # beyond 1: by the output's largest magnitude
+        ([np.nan, 1.0], [0.0, 1.0], np.nan),
+        ([1.0], [1.0, 2.0], np.inf),
+    ],
+)
+def test_how_a_difference_is_measured(one: list[float], other: list[float], difference: float) -> None:
+    compared = np.ones(len(one), bool)
+    measured = parity._difference(np.array(one), np.array(other), compared)
+    assert measured == pytest.approx(difference, rel=1e-6, nan_ok=True)
 
 
 def test_an_export_that_misses_parity_fails_and_leaves_nothing(tiny_runs: dict[str, Run], tmp_path: Path) -> None:
