@@ -20,7 +20,7 @@ from training.encoders.tied_sigmoid import TiedSigmoidAutoencoder
 from training.evaluation import digit_figures, figures
 from training.evaluation.sparse_coding import score_reconstruction
 from training.experiments.mnist import PIXELS, Floats, MnistExperiment, in_chunks
-from training.experiments.sparse_coding import Gradients
+from training.experiments.sparse_coding.base import Gradients
 from training.loops.fit import Autodiff
 from training.loops.manual import Manual, denoising_gradients
 from training.loops.trainer import Program
