@@ -4,14 +4,15 @@ A figure is built in its own units: x to the right and y upwards, in statures, t
 the usual eight-heads canon of figure drawing (chin 0.86, shoulders 0.815, hips 0.52, knees 0.28, ankles 0.04).
 """
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.datasets.street_scenes.layer import PERSON, THING, Colour, Layer, Point, mixed, shaded
+from training.datasets.street_scenes.figure_canvas import FigureCanvas
+from training.datasets.street_scenes.heads import Head
+from training.datasets.street_scenes.layer import PERSON, THING, Colour, Layer, Point, shaded
 from training.datasets.street_scenes.looks import Arm, Look
 
 THIGH = SHIN = 0.24
@@ -29,20 +30,18 @@ class Figure:
     """
 
     def __init__(self, look: Look, size: float, rng: np.random.Generator, sun: float) -> None:
-        self._look, self._size, self._rng = look, size, rng
-        self._reach = 0.75 if look.umbrella else 0.5
-        self._above = 1.34 if look.umbrella else 1.06
-        self._layer = Layer(max(4, round(size * (self._above + 0.05))), max(4, round(2 * self._reach * size)), sun=sun)
+        self._look, self._rng = look, rng
+        self._canvas = FigureCanvas(size, 0.75 if look.umbrella else 0.5, 1.34 if look.umbrella else 1.06, sun)
         self._side = look.facing * look.turn
         self._shoulder = (0.118 - 0.062 * look.turn) * look.build
         self._hip = (0.082 - 0.034 * look.turn) * look.build
         self._lean = 0.02 * self._side * min(1.0, look.stride * 3)
-        self._lift = 0.0
+        self._head = Head(self._canvas, look, side=self._side, lean=self._lean, rng=rng)
 
     @property
     def foot(self) -> tuple[int, int]:
         """Column and row in the sprite of the point on the ground between the feet."""
-        return round(self._reach * self._size), round(self._above * self._size)
+        return self._canvas.foot
 
     def draw(self) -> Layer:
         """Draw the figure.
@@ -68,30 +67,15 @@ class Figure:
         if look.bag == "shoulder":
             self._shoulder_bag()
         if look.back and look.turn <= 0.5:
-            self._head()
+            self._head.draw()
             self._arm(near_arm, 1)
         else:
             self._arm(near_arm, 1)
-            self._head()
+            self._head.draw()
         if front_is_bag:
             self._backpack()
-        self._layer.apply_light(self._rng, self._size)
-        return self._layer
-
-    # Each of these takes figure units.
-
-    def _at(self, x: float, y: float) -> Point:
-        column, row = self.foot
-        return column + x * self._size, row - (y + self._lift) * self._size
-
-    def _path(self, points: Iterable[Point]) -> npt.NDArray[Any]:
-        return np.array([self._at(x, y) for x, y in points])
-
-    def _limb(self, joints: Sequence[Point], radii: Sequence[float], colour: Colour) -> None:
-        self._layer.limb([self._at(*joint) for joint in joints], [r * self._size for r in radii], colour, PERSON)
-
-    def _oval(self, x: float, y: float, across: float, up: float, colour: Colour, angle: float = 0.0) -> None:
-        self._layer.ellipse(self._at(x, y), (across * self._size, up * self._size), colour, PERSON, angle)
+        self._canvas.layer.apply_light(self._rng, self._canvas.size)
+        return self._canvas.layer
 
     def _legs(self) -> tuple[list[Point], list[Point]]:
         """Hip, knee, ankle of both legs; sets how far the body sinks because the legs are spread."""
@@ -108,7 +92,7 @@ class Figure:
             ankle = (knee[0] + self._side * SHIN * np.sin(lower), knee[1] - SHIN * np.cos(lower * (0.5 + 0.5 * sweep)))
             ankle = (ankle[0] + sign * 0.012 * (1 - look.turn), ankle[1])
             legs.append([hip, knee, ankle])
-        self._lift = 0.035 - min(leg[2][1] for leg in legs)
+        self._canvas.lift = 0.035 - min(leg[2][1] for leg in legs)
         return legs[0], legs[1]
 
     def _leg(self, joints: list[Point], *, darker: bool) -> None:
@@ -120,25 +104,27 @@ class Figure:
         heel, toe = (ankle[0] - forward * 0.25, ankle[1] - 0.012), (ankle[0] + forward, ankle[1] - 0.02)
         bare = look.bottom != "trousers"
         if bare:
-            self._limb(joints, [0.058 * wide, 0.038 * wide, 0.024 * wide], shaded(look.skin, tone))
-        self._limb([heel, toe], [0.026, 0.02], shoe)
+            self._canvas.limb(joints, [0.058 * wide, 0.038 * wide, 0.024 * wide], shaded(look.skin, tone))
+        self._canvas.limb([heel, toe], [0.026, 0.02], shoe)
         colour = shaded(look.bottom_colour, tone)
         if look.bottom == "trousers":
-            self._limb(joints, [0.066 * wide, 0.046 * wide, 0.034 * wide], colour)
+            self._canvas.limb(joints, [0.066 * wide, 0.046 * wide, 0.034 * wide], colour)
         elif look.bottom == "shorts":
             share = float(np.clip((hip[1] - look.bottom_hem) / THIGH, 0.3, 1.0))
             end = (hip[0] + (knee[0] - hip[0]) * share, hip[1] + (knee[1] - hip[1]) * share)
-            self._limb([hip, end], [0.068 * wide, 0.056 * wide], colour)
+            self._canvas.limb([hip, end], [0.068 * wide, 0.056 * wide], colour)
 
     def _torso(self) -> None:
         look, lean = self._look, self._lean
         shoulder, hip = self._shoulder, self._hip + 0.018
-        self._limb([(-self._hip * 0.6, 0.52), (self._hip * 0.6, 0.52)], [0.06 * look.build] * 2, look.bottom_colour)
+        self._canvas.limb(
+            [(-self._hip * 0.6, 0.52), (self._hip * 0.6, 0.52)], [0.06 * look.build] * 2, look.bottom_colour
+        )
         if look.bottom in ("skirt", "dress"):
             flare = hip + 0.02 + (0.5 - look.bottom_hem) * 0.16
             sway = 0.25 * look.stride * self._side * 0.3
             points = [(-hip, 0.6), (hip, 0.6), (flare + sway, look.bottom_hem), (-flare + sway, look.bottom_hem)]
-            self._layer.solid(self._path(points), look.bottom_colour, PERSON)
+            self._canvas.layer.solid(self._canvas.path(points), look.bottom_colour, PERSON)
         waist = (0.088 - 0.022 * look.turn) * look.build**1.4
         belly = 0.03 * max(0.0, look.build - 1.0) * 3 * self._side
         hem = min(look.hem, 0.5)
@@ -149,27 +135,27 @@ class Figure:
             (-flare, hem), (-hip, 0.53), (-waist + min(0.0, belly) + lean * 0.5, 0.62), (-shoulder * 0.97 + lean, 0.73),
             (-shoulder + lean, 0.815),
         ]  # fmt: skip
-        self._limb([(lean, 0.82), (lean * 1.2, 0.88)], [0.032, 0.028], shaded(look.skin, 0.86))
-        path = self._path(outline)
-        self._layer.solid(path, look.top_colour, PERSON)
+        self._canvas.limb([(lean, 0.82), (lean * 1.2, 0.88)], [0.032, 0.028], shaded(look.skin, 0.86))
+        path = self._canvas.path(outline)
+        self._canvas.layer.solid(path, look.top_colour, PERSON)
         self._pattern(path)
         if look.open_front and not look.back:
             middle = self._side * shoulder * 0.7 + lean
             inner = [(middle - 0.022, 0.84), (middle + 0.022, 0.84), (middle + 0.035, hem), (middle - 0.03, hem)]
-            self._layer.polygon(self._path(inner), look.accent, PERSON)
+            self._canvas.layer.polygon(self._canvas.path(inner), look.accent, PERSON)
         elif not look.back and look.turn < 0.7:
             neck = [(lean - 0.03, 0.846), (lean + 0.03, 0.846), (lean + self._side * 0.02, 0.815)]
-            self._layer.polygon(self._path(neck), look.skin, PERSON)
+            self._canvas.layer.polygon(self._canvas.path(neck), look.skin, PERSON)
 
     def _pattern(self, outline: npt.NDArray[Any]) -> None:
         look = self._look
-        if look.pattern == "plain" or self._size < 40:
+        if look.pattern == "plain" or self._canvas.size < 40:
             return
-        layer, size = self._layer, self._size
+        layer, size = self._canvas.layer, self._canvas.size
         inside = np.zeros_like(layer.labels)
         cv2.fillPoly(inside, np.rint(outline).astype(np.int32)[np.newaxis], 1)
         rows = np.arange(layer.height)[:, np.newaxis] / size
-        columns = (np.arange(layer.width)[np.newaxis] - self.foot[0]) / size
+        columns = (np.arange(layer.width)[np.newaxis] - self._canvas.foot[0]) / size
         bend = 0.01 * np.sin(columns * 40)
         pitch = 0.032
         marks: Any
@@ -182,10 +168,10 @@ class Figure:
         elif look.pattern == "dots":
             marks = (np.sin(rows * 190) * np.sin(columns * 190)) > 0.45
         elif look.pattern == "halves":
-            marks = (rows > self._above - 0.7) & (columns == columns)
+            marks = (rows > self._canvas.above - 0.7) & (columns == columns)
         else:
             middle = self._side * 0.03
-            marks = (abs(columns - middle) < 0.05) & (abs(rows - (self._above - 0.72)) < 0.035)
+            marks = (abs(columns - middle) < 0.05) & (abs(rows - (self._canvas.above - 0.72)) < 0.035)
         cv2.copyTo(np.full_like(layer.picture, look.accent), inside & marks.astype(np.uint8), layer.picture)
 
     def _arm(self, pose: Arm, sign: int) -> None:
@@ -223,13 +209,13 @@ class Figure:
         skin, sleeve = shaded(look.skin, tone), shaded(look.top_colour, tone)
         thick = look.build
         if pose != "pocket":
-            self._oval(hand[0], hand[1], 0.021, 0.025, skin)
+            self._canvas.oval(hand[0], hand[1], 0.021, 0.025, skin)
         if look.long_sleeves:
-            self._limb([shoulder, elbow, hand], [0.037 * thick, 0.032 * thick, 0.024 * thick], sleeve)
+            self._canvas.limb([shoulder, elbow, hand], [0.037 * thick, 0.032 * thick, 0.024 * thick], sleeve)
         else:
-            self._limb([shoulder, elbow, hand], [0.03 * thick, 0.025 * thick, 0.018], skin)
+            self._canvas.limb([shoulder, elbow, hand], [0.03 * thick, 0.025 * thick, 0.018], skin)
             middle = (shoulder[0] * 0.35 + elbow[0] * 0.65, shoulder[1] * 0.35 + elbow[1] * 0.65)
-            self._limb([shoulder, middle], [0.039 * thick, 0.036 * thick], sleeve)
+            self._canvas.limb([shoulder, middle], [0.039 * thick, 0.036 * thick], sleeve)
         if sign > 0 and look.bag in ("handbag", "shopping") and not look.umbrella:
             self._hand_bag(hand)
 
@@ -237,129 +223,50 @@ class Figure:
         look = self._look
         wide, high = (0.07, 0.09) if look.bag == "handbag" else (0.075, 0.14)
         x, y = hand[0], hand[1] - 0.05
-        self._layer.line([self._at(hand[0], hand[1]), self._at(x, y)], 0.012 * self._size, look.bag_colour, PERSON)
+        self._canvas.layer.line(
+            [self._canvas.at(hand[0], hand[1]), self._canvas.at(x, y)],
+            0.012 * self._canvas.size,
+            look.bag_colour,
+            PERSON,
+        )
         corners = [(x - wide * 0.8, y), (x + wide * 0.8, y), (x + wide, y - high), (x - wide, y - high)]
-        self._layer.solid(self._path(corners), look.bag_colour, PERSON)
+        self._canvas.layer.solid(self._canvas.path(corners), look.bag_colour, PERSON)
 
     def _shoulder_bag(self) -> None:
         look, lean = self._look, self._lean
         sign = look.facing
         x = sign * (self._hip + 0.03) * (0.3 if look.turn > 0.5 else 1.0)
-        strap = [self._at(-sign * self._shoulder * 0.6 + lean, 0.84), self._at(x, 0.56)]
-        self._layer.line(strap, 0.016 * self._size, shaded(look.bag_colour, 0.7), PERSON)
+        strap = [self._canvas.at(-sign * self._shoulder * 0.6 + lean, 0.84), self._canvas.at(x, 0.56)]
+        self._canvas.layer.line(strap, 0.016 * self._canvas.size, shaded(look.bag_colour, 0.7), PERSON)
         corners = [(x - 0.065, 0.57), (x + 0.065, 0.57), (x + 0.07, 0.46), (x - 0.07, 0.46)]
-        self._layer.solid(self._path(corners), look.bag_colour, PERSON)
+        self._canvas.layer.solid(self._canvas.path(corners), look.bag_colour, PERSON)
 
     def _backpack(self) -> None:
         look, lean = self._look, self._lean
         if look.turn < 0.5:
             if look.back:
                 points = [(-0.075, 0.81), (0.075, 0.81), (0.088, 0.7), (0.082, 0.58), (-0.082, 0.58), (-0.088, 0.7)]
-                self._layer.solid(self._path(points), look.bag_colour, PERSON)
+                self._canvas.layer.solid(self._canvas.path(points), look.bag_colour, PERSON)
                 pocket = [(-0.055, 0.67), (0.055, 0.67), (0.055, 0.6), (-0.055, 0.6)]
-                self._layer.polygon(self._path(pocket), shaded(look.bag_colour, 0.8), PERSON)
+                self._canvas.layer.polygon(self._canvas.path(pocket), shaded(look.bag_colour, 0.8), PERSON)
             return
         back = -look.facing
         points = [(0.0, 0.82), (0.09, 0.81), (0.135, 0.72), (0.125, 0.58), (0.0, 0.57)]
-        self._layer.solid(self._path([(lean + back * (0.02 + x), y) for x, y in points]), look.bag_colour, PERSON)
-
-    def _head(self) -> None:
-        look = self._look
-        grown = 1.22 if look.child else 1.0
-        x, y = self._lean * 1.4 + self._side * 0.012, 0.925
-        across, up = (0.049 + 0.007 * look.turn) * grown, 0.067 * grown
-        hair, size = look.hair_colour, self._size
-        if look.hair == "long" and not look.back:
-            self._oval(x - self._side * 0.03, y - 0.025, across * 1.2, up * 1.25, shaded(hair, 0.85))
-        self._limb([(x, y - 0.015), (x, y + 0.012)], [across * 0.9, across], look.skin)
-        self._oval(x, y, across, up, look.skin)
-        if look.back and look.turn < 0.5:
-            self._oval(x, y + 0.008, across * 1.06, up * 0.98, hair if look.hair != "bald" else shaded(look.skin, 0.94))
-            if look.hair == "long":
-                self._layer.solid(
-                    self._path([(x - across, y), (x + across, y), (x + across * 0.9, 0.8), (x - across * 0.9, 0.8)]),
-                    hair,
-                    PERSON,
-                )
-        elif look.hair != "bald":
-            self._hair(x, y, across, up)
-        if look.hair == "bun":
-            bun = (-look.facing * look.turn * 0.06, 0.02) if look.turn > 0.4 else (0.0, 0.07)
-            self._oval(x + bun[0], y + bun[1], 0.026 * grown, 0.026 * grown, hair)
-        if not look.back and size > 130:
-            self._face(x, y, across, up)
-        self._hat(x, y, across, up)
-
-    def _hair(self, x: float, y: float, across: float, up: float) -> None:
-        """Hair seen from front or side: a cap whose edge leaves the face free."""
-        look = self._look
-        turn = np.linspace(0.12 * np.pi, 0.88 * np.pi, 12)
-        rim = [(x + across * 1.1 * np.cos(a), y + up * 1.08 * np.sin(a)) for a in turn]
-        fringe = up * (0.4 + 0.2 * self._rng.random())
-        if look.turn > 0.4:
-            long = look.hair == "long"
-            arc = np.linspace(0.22 * np.pi, 1.12 * np.pi, 14)
-            over = [(1.08 * np.cos(a), 1.08 * np.sin(a)) for a in arc]
-            nape = [(-1.1, -1.5), (-0.3, -1.5)] if long else [(-0.82, -0.55)]
-            face = [(-0.12, -0.2), (-0.02, 0.25), (0.5, 0.4)]
-            points = [(x + look.facing * across * u, y + up * v) for u, v in (*over, *nape, *face)]
-        else:
-            temple, brow = y + fringe * 0.2, y + fringe
-            points = [
-                *rim,
-                (x - across, temple),
-                (x - across * 0.6, brow),
-                (x + across * 0.7, brow),
-                (x + across, temple),
-            ]
-        self._layer.polygon(self._path(points), look.hair_colour, PERSON)
-
-    def _face(self, x: float, y: float, across: float, up: float) -> None:
-        look, size = self._look, self._size
-        dark = shaded(look.skin, 0.45)
-        shift = self._side * across * 0.55
-        for sign in (-1, 1):
-            spot = x + shift + sign * across * 0.4 * (1 - 0.6 * look.turn)
-            if abs(spot - x) < across * 0.95:
-                wide = 0.26 if look.glasses else 0.12
-                colour = (20, 20, 22) if look.glasses else mixed(dark, (30, 24, 22), 0.5)
-                self._oval(spot, y + up * 0.05, across * wide, up * (0.11 if look.glasses else 0.06), colour)
-        mouth = [
-            self._at(x + shift * 1.1 - across * 0.25, y - up * 0.5),
-            self._at(x + shift * 1.1 + across * 0.25, y - up * 0.5),
-        ]
-        self._layer.line(mouth, 0.007 * size, mixed(look.skin, (150, 50, 50), 0.5), PERSON)
-
-    def _hat(self, x: float, y: float, across: float, up: float) -> None:
-        look = self._look
-        if look.hat == "none":
-            return
-        turn = np.linspace(0.0, np.pi, 12)
-        crown = [(x + across * 1.14 * np.cos(a), y + up * 0.3 + up * 0.85 * np.sin(a)) for a in turn]
-        colour = look.top_colour if look.hat == "hood" else look.hat_colour
-        if look.hat == "hood":
-            self._oval(x - self._side * 0.012, y + up * 0.2, across * 1.22, up * 1.05, colour)
-            if not look.back:
-                self._oval(x + self._side * 0.02, y - up * 0.05, across * 0.85, up * 0.8, look.skin)
-            return
-        self._layer.solid(self._path(crown), colour, PERSON)
-        if look.hat == "brim":
-            self._oval(x, y + up * 0.34, across * 1.75, up * 0.16, shaded(colour, 0.85))
-        elif look.hat == "cap" and not look.back:
-            forward = self._side * across
-            self._oval(x + forward * 1.1, y + up * 0.32, across * 0.9, up * 0.13, shaded(colour, 0.75))
-        elif look.hat == "beanie":
-            self._limb([(x - across, y + up * 0.32), (x + across, y + up * 0.32)], [0.012] * 2, shaded(colour, 0.85))
+        self._canvas.layer.solid(
+            self._canvas.path([(lean + back * (0.02 + x), y) for x, y in points]), look.bag_colour, PERSON
+        )
 
     def _umbrella(self, colour: Colour) -> None:
         """The umbrella belongs to nobody's mask, as in Penn-Fudan."""
         x = self._lean + self._look.facing * 0.06
-        layer, size = self._layer, self._size
-        layer.line([self._at(x, 0.8), self._at(x, 1.22)], 0.012 * size, (60, 60, 62), THING)
+        layer, size = self._canvas.layer, self._canvas.size
+        layer.line([self._canvas.at(x, 0.8), self._canvas.at(x, 1.22)], 0.012 * size, (60, 60, 62), THING)
         arc = np.linspace(0, np.pi, 24)
         rim = [(x + 0.42 * np.cos(a), 1.04 + 0.2 * np.sin(a)) for a in arc]
         scallops = [(x - 0.42 + 0.84 * i / 16, 1.04 + 0.02 * abs(np.sin(i * np.pi / 4))) for i in range(17)]
-        layer.solid(self._path([*rim, *scallops]), colour, THING)
+        layer.solid(self._canvas.path([*rim, *scallops]), colour, THING)
         for i in (1, 2, 3):
             foot_x = x - 0.42 + 0.84 * i / 4
-            layer.line([self._at(x, 1.24), self._at(foot_x, 1.05)], 0.006 * size, shaded(colour, 0.7), THING)
+            layer.line(
+                [self._canvas.at(x, 1.24), self._canvas.at(foot_x, 1.05)], 0.006 * size, shaded(colour, 0.7), THING
+            )
