@@ -30,6 +30,11 @@ HUE = 0.3
 GREY_SHARE = 0.08
 """Share of the pictures that turn grey."""
 
+PASTED = 2
+"""Most persons from other pictures that are put into one."""
+PASTE_SCALE = (0.6, 1.3)
+"""Their size relative to what it would be if their own picture were shown at the same zoom."""
+
 _LEVELS = (0.5, 0.7, 1.0, 1.4, 2.0)
 """Sizes in which each picture is kept, relative to the letterboxed one: bilinear sampling does not average, so a box is
 cut out of the smallest size that need not be enlarged, at most 1.43 times as large as wanted."""
@@ -41,7 +46,7 @@ _YIQ_INVERSE = np.linalg.inv(_YIQ)
 
 @dataclass(frozen=True, eq=False)
 class _Sources:
-    """Pictures in several sizes, laid end to end.
+    """Pictures, or persons cut out of them, in several sizes, laid end to end.
 
     Attributes:
         pixels: uint8 [P, 4]: red, green, blue, and the mask as 0 or 255.
@@ -67,6 +72,7 @@ def training_pipeline(
     augment: bool,
     rule: ResizingRule = "letterbox",
     zoom: tuple[float, float] = ZOOM,
+    paste: float = 0.0,
 ) -> tf.data.Dataset:
     """Batches of one epoch, each scene once, in an order of the epoch's own.
 
@@ -74,6 +80,9 @@ def training_pipeline(
     aspect, moved anywhere it shows all or fills the frame, and changed in brightness, contrast, saturation and
     hue. Outside the picture the input is 127 and the mask 0. Without `augment` pictures are resized as
     `training.datasets.resizing` says, as at inference.
+
+    With `paste` persons cut out of other pictures along their masks are put in as well (Ghiasi et al., "Simple
+    Copy-Paste", arXiv 2012.07177): flipped half of the time, in sizes and places of their own.
 
     Args:
         scenes: The scenes, kept in memory in the sizes needed; give the same objects for each epoch.
@@ -85,21 +94,26 @@ def training_pipeline(
         augment: Whether to augment.
         rule: How a picture is brought to the input's size.
         zoom: Smallest and largest zoom, drawn uniformly; above 2 pictures are enlarged from a size twice the input's.
+        paste: Probability of each of the `PASTED` persons to be put into a picture, 0..1; for augmented pictures alone.
 
     Returns:
         Data set of (picture uint8 [B, height, width, 3], mask float32 [B, height, width, 1] of 0 and 1).
 
     Raises:
-        ValueError: Without scenes, or for a batch size below 1.
+        ValueError: Without scenes, for a batch size below 1, or a probability out of range or without augmentation.
     """
     if not scenes or batch_size < 1:
         raise ValueError(f"Expected scenes and a batch size of at least 1. Received: {len(scenes)}, {batch_size}")
+    if not 0 <= paste <= (1 if augment else 0):
+        raise ValueError(f"Expected paste in 0..1, and 0 without augmentation. Received: {paste}, augment={augment}")
     order = np.random.default_rng([seed, epoch]).permutation(len(scenes))
     if augment:
         sources = _augmentation_sources(tuple(scenes), height, width, rule)
-        table = _draw_table(sources, order, height, width, seed, epoch, zoom)
+        persons = _persons(tuple(scenes), height, width, rule) if paste else None
+        table = _draw_table(sources, persons, order, height, width, seed, epoch, zoom, paste)
         dataset = tf.data.Dataset.from_tensor_slices(table)
-        dataset = dataset.map(_renderer(sources.pixels, height, width), num_parallel_calls=tf.data.AUTOTUNE)
+        render = _renderer(sources.pixels, None if persons is None else persons.pixels, height, width)
+        dataset = dataset.map(render, num_parallel_calls=tf.data.AUTOTUNE)
     else:
         pictures, masks = _resized(tuple(scenes), height, width, rule)
         dataset = tf.data.Dataset.from_tensor_slices(order)
@@ -110,13 +124,38 @@ def training_pipeline(
 # Two entries: a train and a validation part. Scenes compare by identity, so the key is cheap.
 @lru_cache(maxsize=2)
 def _augmentation_sources(scenes: tuple[PedestrianScene, ...], height: int, width: int, rule: ResizingRule) -> _Sources:
+    pictures, bases = [], []
+    for scene in scenes:
+        pictures.append(_with_mask(scene.picture, scene.mask))
+        geometry = place(scene.instances.shape[0], scene.instances.shape[1], rule, height, width)
+        bases.append((geometry.inner_height, geometry.inner_width))
+    return _in_sizes(pictures, np.array(bases, np.float64))
+
+
+@lru_cache(maxsize=2)
+def _persons(scenes: tuple[PedestrianScene, ...], height: int, width: int, rule: ResizingRule) -> _Sources | None:
+    """Each person of the scenes in a box of its own; `base` is its size where its picture is at zoom 1."""
+    pictures, bases = [], []
+    for scene in scenes:
+        geometry = place(scene.instances.shape[0], scene.instances.shape[1], rule, height, width)
+        shrink = np.array([geometry.inner_height, geometry.inner_width]) / scene.instances.shape
+        for person in np.unique(scene.instances[scene.mask]):
+            alone = scene.instances == person
+            rows, columns = np.flatnonzero(alone.any(axis=1)), np.flatnonzero(alone.any(axis=0))
+            box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            pictures.append(_with_mask(scene.picture[box], alone[box]))
+            bases.append(shrink * alone[box].shape)
+    return _in_sizes(pictures, np.array(bases)) if pictures else None
+
+
+def _with_mask(picture: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    return np.dstack([picture, mask.astype(np.uint8) * np.uint8(255)])
+
+
+def _in_sizes(pictures: Sequence[npt.NDArray[np.uint8]], base: npt.NDArray[np.float64]) -> _Sources:
     pieces: list[npt.NDArray[np.uint8]] = []
-    shapes = np.zeros((len(scenes), len(_LEVELS), 2), dtype=np.int64)
-    base = np.zeros((len(scenes), 2))
-    for index, scene in enumerate(scenes):
-        picture = np.dstack([scene.picture, scene.mask.astype(np.uint8) * np.uint8(255)])
-        geometry = place(picture.shape[0], picture.shape[1], rule, height, width)
-        base[index] = geometry.inner_height, geometry.inner_width
+    shapes = np.zeros((len(pictures), len(_LEVELS), 2), dtype=np.int64)
+    for index, picture in enumerate(pictures):
         for level, scale in enumerate(_LEVELS):
             # Never enlarged here: that is the sampling's own work. At least 2, for boxes count in (side - 1).
             sides = [
@@ -125,7 +164,7 @@ def _augmentation_sources(scenes: tuple[PedestrianScene, ...], height: int, widt
             shapes[index, level] = sides
             pieces.append(resample(picture, *sides).reshape(-1, 4))
     lengths = np.array([len(piece) for piece in pieces])
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).reshape(len(scenes), len(_LEVELS))
+    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]).reshape(len(pictures), len(_LEVELS))
     return _Sources(tf.constant(np.concatenate(pieces)), offsets, shapes, base)
 
 
@@ -140,53 +179,79 @@ def _resized(
 
 def _draw_table(
     sources: _Sources,
+    persons: _Sources | None,
     order: npt.NDArray[np.int64],
     height: int,
     width: int,
     seed: int,
     epoch: int,
     zoom: tuple[float, float],
+    paste: float,
 ) -> dict[str, npt.NDArray[Any]]:
     """Draw what happens to each picture of an epoch.
 
     Returns:
         In the epoch's order: `offset` int64 [N] and `shape` int64 [N, 2] of the size to cut from, `box` float32 [N, 4]
-        as tf.image.crop_and_resize counts, `matrix` float32 [N, 3, 3] and `shift` float32 [N, 3] of the colours.
+        as tf.image.crop_and_resize counts, `matrix` float32 [N, 3, 3] and `shift` float32 [N, 3] of the colours; of the
+        persons put in `person_offset` int64 [N, PASTED], `person_shape` int64 [N, PASTED, 2] and `person_box` float32
+        [N, PASTED, 4], those of shape 0 being none.
     """
-    offsets, shapes, boxes, matrices, shifts = [], [], [], [], []
+    frame = np.array([height, width])
+    table: dict[str, list[npt.NDArray[Any]]] = {}
     for index in order:
         rng = np.random.default_rng([seed, epoch, int(index)])
         scale = rng.uniform(*zoom)
         aspect = 1.0 + rng.uniform(-ASPECT, ASPECT)
         size = sources.base[index] * scale * np.array([aspect**0.5, aspect**-0.5])
-        level = min(int(np.searchsorted(_LEVELS, scale)), len(_LEVELS) - 1)
-        slack = np.array([height, width]) - size
+        slack = frame - size
         corner = rng.uniform(np.minimum(slack, 0.0), np.maximum(slack, 0.0))
-        shape = sources.shapes[index, level]
-        box = _box(corner, size, shape, height, width)
-        if rng.random() < 0.5:
-            box = box[[0, 3, 2, 1]]
-        matrix, shift = _draw_colours(rng)
-        offsets.append(sources.offsets[index, level])
-        shapes.append(shape)
-        boxes.append(box)
-        matrices.append(matrix)
-        shifts.append(shift)
+        row = _cut(sources, int(index), scale, corner, size, frame, flip=rng.random() < 0.5)
+        row["matrix"], row["shift"] = _draw_colours(rng)
+        cuts = [_draw_person(persons, scale, frame, rng, paste) for _ in range(PASTED)]
+        row |= {f"person_{name}": np.stack([cut[name] for cut in cuts]) for name in cuts[0]}
+        for name, value in row.items():
+            table.setdefault(name, []).append(value)
     return {
-        "offset": np.array(offsets),
-        "shape": np.array(shapes),
-        "box": np.array(boxes, dtype=np.float32),
-        "matrix": np.array(matrices, dtype=np.float32),
-        "shift": np.array(shifts, dtype=np.float32),
+        name: np.array(values, dtype=np.int64 if name.endswith(("offset", "shape")) else np.float32)
+        for name, values in table.items()
     }
+
+
+def _draw_person(
+    persons: _Sources | None, scale: float, frame: npt.NDArray[np.int64], rng: np.random.Generator, paste: float
+) -> dict[str, npt.NDArray[Any]]:
+    """Draw whether a person is put in, which, in which size and where: its middle lies in the frame."""
+    if persons is None or rng.random() >= paste:
+        return {"offset": np.array(0), "shape": np.zeros(2), "box": np.zeros(4)}
+    index = int(rng.integers(len(persons.base)))
+    scale *= rng.uniform(*PASTE_SCALE)
+    size = persons.base[index] * scale
+    corner = rng.uniform(0.0, frame) - size / 2
+    return _cut(persons, index, scale, corner, size, frame, flip=rng.random() < 0.5)
+
+
+def _cut(
+    sources: _Sources,
+    index: int,
+    scale: float,
+    corner: npt.NDArray[np.float64],
+    size: npt.NDArray[np.float64],
+    frame: npt.NDArray[np.int64],
+    *,
+    flip: bool,
+) -> dict[str, npt.NDArray[Any]]:
+    """Where to find what is shown at `corner` of the frame with `size`."""
+    level = min(int(np.searchsorted(_LEVELS, scale)), len(_LEVELS) - 1)
+    shape = sources.shapes[index, level]
+    box = _box(corner, size, shape, frame)
+    return {"offset": sources.offsets[index, level], "shape": shape, "box": box[[0, 3, 2, 1]] if flip else box}
 
 
 def _box(
     corner: npt.NDArray[np.float64],
     size: npt.NDArray[np.float64],
     shape: npt.NDArray[np.int64],
-    height: int,
-    width: int,
+    frame: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
     """The box that shows a picture of `shape` in the frame at `corner` with `size`, both in pixels of the frame.
 
@@ -196,7 +261,6 @@ def _box(
     Returns:
         float64 [4]: y1, x1, y2, x2.
     """
-    frame = np.array([height, width])
     step = shape / size
     first = (0.5 - corner) * step - 0.5
     last = (frame - 0.5 - corner) * step - 0.5
@@ -224,15 +288,33 @@ def _draw_colours(rng: np.random.Generator) -> tuple[npt.NDArray[np.float64], np
     return matrix.T, np.full(3, (1.0 - contrast) * 127.5 + brightness)
 
 
-def _renderer(pixels: tf.Tensor, height: int, width: int) -> Any:
+def _renderer(pixels: tf.Tensor, persons: tf.Tensor | None, height: int, width: int) -> Any:
     """Make the function that turns a row of the table into (picture, mask)."""
 
+    def show(pixels: tf.Tensor, offset: tf.Tensor, shape: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+        """Float [height * width, 4]; -1 marks what lies outside: no pixel has that value."""
+        flat = tf.slice(pixels, [offset, 0], [shape[0] * shape[1], 4])
+        source = tf.reshape(flat, [1, shape[0], shape[1], 4])
+        seen = tf.image.crop_and_resize(source, box[tf.newaxis], [0], [height, width], extrapolation_value=-1.0)
+        return tf.reshape(seen, [height * width, 4])
+
+    def put_in(seen: tf.Tensor, row: dict[str, tf.Tensor], number: int) -> tf.Tensor:
+        shape = row["person_shape"][number]
+
+        def blended() -> tf.Tensor:
+            person = show(persons, row["person_offset"][number], shape, row["person_box"][number])
+            cover = tf.maximum(person[:, 3:], 0.0) / 255.0
+            covered = cover * tf.concat([person[:, :3], tf.fill([height * width, 1], 255.0)], axis=1)
+            # a picture's outside stays outside, so that nobody stands in the padding
+            return tf.where(seen[:, 3:] < 0.0, seen, covered + (1.0 - cover) * seen)
+
+        return tf.cond(shape[0] > 0, blended, lambda: seen)
+
     def render(row: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        count = row["shape"][0] * row["shape"][1]
-        source = tf.reshape(tf.slice(pixels, [row["offset"], 0], [count, 4]), [1, row["shape"][0], row["shape"][1], 4])
-        # -1 marks what lies outside the picture: no pixel has that value.
-        seen = tf.image.crop_and_resize(source, row["box"][tf.newaxis], [0], [height, width], extrapolation_value=-1.0)
-        seen = tf.reshape(seen, [height * width, 4])
+        seen = show(pixels, row["offset"], row["shape"], row["box"])
+        if persons is not None:
+            for number in range(PASTED):
+                seen = put_in(seen, row, number)
         colours = tf.matmul(seen[:, :3], row["matrix"]) + row["shift"]
         colours = tf.clip_by_value(colours + 0.5, 0.0, 255.0)
         colours = tf.where(seen[:, 3:] < 0.0, tf.constant(PAD_VALUE, tf.float32), colours)

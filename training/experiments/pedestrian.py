@@ -130,6 +130,7 @@ class PedestrianUNet(PedestrianExperiment):
         train_width: likewise.
         zoom: smallest and largest zoom of a crop, relative to the picture letterboxed into the crop's size. The upper
             end covers the larger size at which the model is asked.
+        paste: probability of each of up to two persons from other pictures to be put into a training crop.
         stem: channels of the strided first convolution.
         widths: channels of each level.
         bottleneck: channels at the lowest resolution.
@@ -140,6 +141,7 @@ class PedestrianUNet(PedestrianExperiment):
     train_height: int = 192
     train_width: int = 192
     zoom: tuple[float, ...] = (0.5, 1.6)
+    paste: float = 0.0
     stem: int = 16
     widths: tuple[int, ...] = (24, 48, 64, 96)
     bottleneck: int = 96
@@ -175,6 +177,7 @@ class PedestrianUNet(PedestrianExperiment):
                 epoch=epoch,
                 augment=True,
                 zoom=(self.zoom[0], self.zoom[1]),
+                paste=self.paste,
             )
 
         return Autodiff(model, objective, optimizer, batches)

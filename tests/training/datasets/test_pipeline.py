@@ -177,6 +177,47 @@ def test_some_pictures_turn_grey_and_grey_stays_grey() -> None:
     assert 0.03 < grey / 400 < 0.15
 
 
+@pytest.mark.usefixtures("plain_colours")
+def test_pasted_persons_come_with_their_masks() -> None:
+    """A person's red is its own, and so is the blue that tells which picture it was cut out of."""
+    areas: dict[float, int] = {0.0: 0, 1.0: 0}
+    strangers = 0
+    for paste in areas:
+        for epoch in range(4):
+            for picture, mask in _run(epoch=epoch, paste=paste, zoom=(0.8, 0.8)):
+                outside = (picture == 127).all(axis=-1)
+                red = (picture[..., 0] > 127) & ~outside
+                # the edge of a person is blended with what is behind
+                assert (red != (mask[..., 0] > 0)).mean() < 0.01
+                assert not mask[..., 0][outside].any()
+                areas[paste] += int(red.sum())
+                if paste:
+                    strangers += sum(
+                        len(np.unique(image[person, 2])) > 1 for image, person in zip(picture, red, strict=True)
+                    )
+    assert areas[1.0] > 1.5 * areas[0.0]
+    assert strangers > 7
+
+
+def test_without_pasting_the_batches_are_the_same_whatever_could_be_pasted() -> None:
+    np.testing.assert_array_equal(_run(paste=0.0)[0][0], _run()[0][0])
+    np.testing.assert_array_equal(_run(paste=0.7, epoch=3)[0][0], _run(paste=0.7, epoch=3)[0][0])
+
+
+def test_pictures_without_persons_have_nothing_to_paste() -> None:
+    empty = PedestrianScene("empty", SCENES[0].picture, np.zeros_like(SCENES[0].instances))
+    dataset = pipeline.training_pipeline(
+        (empty,), height=32, width=32, batch_size=1, seed=0, epoch=0, augment=True, paste=1.0
+    )
+    assert not next(iter(dataset.as_numpy_iterator()))[1].any()
+
+
+@pytest.mark.parametrize(("augment", "paste"), [(True, 1.5), (True, -0.1), (False, 0.5)])
+def test_pasting_needs_augmentation_and_a_probability(augment: bool, paste: float) -> None:
+    with pytest.raises(ValueError, match=r"Expected paste in 0..1, and 0 without augmentation. Received: "):
+        _run(augment=augment, paste=paste)
+
+
 @pytest.mark.parametrize(("scenes", "batch_size"), [((), 2), (SCENES, 0)])
 def test_bad_arguments(scenes: tuple[PedestrianScene, ...], batch_size: int) -> None:
     with pytest.raises(ValueError, match=r"Expected scenes and a batch size of at least 1. Received: \d, \d"):
