@@ -2,12 +2,15 @@
 
 Which versions of a model are served is its policy's business (``model_settings.py``). At start it is all or nothing: a
 broken version keeps the server from starting, and the message says which file. Afterwards a model can be loaded anew
-at any time (``load_model``, ``configure``, ``refresh``), and nobody who asks notices:
+at any time (see ``changes.py`` for what can be ordered), and nobody who asks notices:
 
 * What is new is loaded and warm before it takes over; what it replaces finishes its requests before it closes.
 * When a new version is broken, those that were served stay, and the status says why.
 * A folder that is half copied is never served: its manifest is missing, or names another SHA-256 than that of the
   half-copied file. Exporters that write aside and rename never show one. Names that begin with a dot are ignored.
+
+* A change has two steps, ``prepare`` and ``commit`` or ``discard``, so that several processes can make it in all of
+  them or in none.
 
 Who uses a servable holds it (``use``), so that it is not closed under him.
 """
@@ -16,19 +19,54 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from serving import manifest as manifests
 from serving import model_settings
 from serving.backend import Runtime
-from serving.errors import LoadError, ManifestError, NotFoundError, RepositoryError, StartError, quote
+from serving.changes import Changes, Order, Override
+from serving.errors import LoadError, ManifestError, RepositoryError, StartError, UnavailableError
 from serving.folders import find_models, find_versions, fingerprint
 from serving.metrics import Metrics
 from serving.model_settings import Limits, ModelSettings, VersionPolicy
-from serving.servable import Servable
+from serving.servable import LoadedServable, Servable
 from serving.shelf import Model, Shelf, State, Status
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is served of one model, so that it can be compared with, and loaded again in, another process.
+
+    Attributes:
+        versions: version -> fingerprint of its files.
+        settings: limits, policy and labels in force.
+        override: what a caller asked for in place of the model's own settings.
+    """
+
+    versions: Mapping[int, str]
+    settings: ModelSettings
+    override: Override | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """A change of one model that is loaded and warm, and not yet seen by any caller.
+
+    Attributes:
+        versions: what will be served.
+        fresh: those of them that were loaded for it, and maybe others.
+        outcome: what will be held.
+        complaints: what is broken of the model.
+    """
+
+    name: str
+    versions: dict[int, Servable]
+    fresh: dict[int, Servable]
+    outcome: Held
+    complaints: list[str]
 
 
 class ModelRepository(Shelf):
@@ -42,6 +80,7 @@ class ModelRepository(Shelf):
         policy: which versions are served, likewise.
         retire_seconds: time that requests of a version which is replaced get to finish.
         on_change: told the name of a model and whether it is served now, whenever that may have changed.
+        conduct: carries out what callers order; where None, it is done here and now.
     """
 
     def __init__(
@@ -54,8 +93,9 @@ class ModelRepository(Shelf):
         policy: VersionPolicy = VersionPolicy(),  # noqa: B008  # it never changes
         retire_seconds: float = 30.0,
         on_change: Callable[[str, bool], None] = lambda name, served: None,  # noqa: ARG005
+        conduct: Callable[[Order], None] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(conduct or Changes(self).carry_out)
         self._root = root
         self._runtime = runtime
         self._limits = limits
@@ -63,119 +103,142 @@ class ModelRepository(Shelf):
         self._metrics = metrics
         self._retire_seconds = retire_seconds
         self._on_change = on_change
-        self._overrides: dict[str, tuple[VersionPolicy | None, Mapping[str, int]]] = {}
-        self._failed: dict[str, str] = {}
-        # One change at a time.
+        self._overrides: dict[str, Override] = {}
+        # The fresh servables of a plan that is neither committed nor discarded.
+        self._pending: dict[int, Servable] = {}
+        # One step of a change at a time.
         self._changing = threading.Lock()
 
-    def load(self, stop: Callable[[], bool] = lambda: False) -> None:
+    def load(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        *,
+        held: Mapping[str, Held] | None = None,
+        gate: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Loads and warms what is to be served of every model.
 
         Args:
             stop: asked between two versions; when it says yes, loading ends early and the repository is not ready.
+            held: what another process serves, to be the same; None = what the folder and the policies say.
+            gate: called when all is loaded; the repository is ready when it returns, unless it says no.
 
         Raises:
             StartError: there is no model, or one of them is broken.
         """
         with self._changing:
             for name in find_models(self._root):
-                settings = self._read_settings(name)
+                if held is not None and name not in held:
+                    continue
+                override = held[name].override if held is not None else None
+                if override is not None:
+                    self._overrides[name] = override
+                settings = self._read_settings(name, override)
                 versions: dict[int, Servable] = {}
                 # On the shelf from the start, so that what is loaded is closed whatever comes; nobody is ready yet.
                 self._models[name] = Model(versions, settings)
-                for version in self._choose(name, settings):
+                wanted = self._choose(name, settings)
+                if held is not None:
+                    wanted = sorted(set(held[name].versions) & set(find_versions(self._root / name))) or wanted
+                for version in wanted:
                     if stop():
                         return
                     versions[version] = self._load_version(name, version, settings.limits)
+                    self._note(name, version, State.READY)
                 _check_labels(name, settings, versions)
+            if not gate():
+                return
             self._ready = True
         for name in self._models:
             self._on_change(name, True)
 
-    def load_model(self, name: str) -> None:
-        """Brings what is served of a model into line with its folder; returns when callers get the new.
+    def found(self) -> list[str]:
+        """See ``changes.Models``."""
+        return find_models(self._root)
 
-        Raises:
-            NotFoundError: no such model.
-            LoadError: something of it is broken; what was served before still is.
-        """
-        with self._changing:
-            if name not in find_models(self._root):
-                raise NotFoundError(f"no model {quote(name)} in the repository")
-            self._reload(name)
+    def reload(self, name: str, override: Override | None = None) -> None:
+        """See ``changes.Models``."""
+        plan = self.prepare(name, override)
+        self.commit(plan)
+        if plan.complaints:
+            raise LoadError("; ".join(plan.complaints))
 
-    def unload_model(self, name: str) -> None:
-        """Serves a model no longer; returns when its requests are answered.
-
-        Raises:
-            NotFoundError: it is not served.
-        """
+    def unload(self, name: str, why: str) -> None:
+        """See ``changes.Models``."""
         with self._changing:
             if name not in self._models:
-                raise NotFoundError(f"no model {quote(name)}. Known: {', '.join(sorted(self._models))}")
-            self._unload(name, "unloaded")
+                return
+            model = self._models.pop(name)
+            self._on_change(name, False)
+            for servable in model.versions.values():
+                self._retire(servable, why)
 
-    def configure(self, wanted: Mapping[str, tuple[VersionPolicy | None, Mapping[str, int]]]) -> None:
-        """Serves these models and no others, with these policies (None: as before) and labels.
+    def held(self) -> dict[str, Held]:
+        """What is served of each model."""
+        return {
+            name: _held(model.versions, model.settings, self._overrides.get(name))
+            for name, model in self._models.items()
+        }
+
+    def prepare(self, name: str, override: Override | None = None) -> Plan:
+        """Loads and warms what is new or changed of a model. Nobody sees it before ``commit``.
+
+        Args:
+            name: of the model.
+            override: kept for later reloads if nothing is broken; None = as before.
 
         Raises:
-            NotFoundError: one of them is not in the repository; nothing changed.
-            LoadError: one of them is broken; those before it have changed.
+            LoadError: nothing of it can be served as asked for.
+            UnavailableError: the repository is not open.
         """
         with self._changing:
-            missing = [name for name in wanted if name not in find_models(self._root)]
-            if missing:
-                raise NotFoundError(f"no model {quote(missing[0])} in the repository")
-            for name, override in wanted.items():
-                before = self._overrides.get(name)
-                self._overrides[name] = override
-                try:
-                    self._reload(name)
-                except LoadError:
-                    self._overrides.pop(name)
-                    if before is not None:
-                        self._overrides[name] = before
-                    raise
-            for name in [name for name in self._models if name not in wanted]:
-                self._unload(name, "not in the configuration asked for")
-
-    def refresh(self) -> None:
-        """Loads what is new or changed, and unloads what is gone; what is broken is logged once, and in the status."""
-        with self._changing:
             if not self._ready:
-                return
-            try:
-                names = find_models(self._root)
-            except RepositoryError as error:
-                _log.error("%s", error)
-                return
-            for name in names:
-                try:
-                    self._reload(name)
-                    self._failed.pop(name, None)
-                except LoadError as error:
-                    if self._failed.get(name) != str(error):
-                        self._failed[name] = str(error)
-                        _log.error("%s", error)
-            for name in [name for name in self._models if name not in names]:
-                self._unload(name, "its folder is gone")
+                raise UnavailableError("the models are not ready: the server is starting or stopping")
+            return self._prepare(name, override or self._overrides.get(name))
+
+    def commit(self, plan: Plan) -> None:
+        """Lets callers have what was prepared; returns when what it replaces has finished its requests."""
+        with self._changing:
+            self._pending = {}
+            before = dict(self._models[plan.name].versions) if plan.name in self._models else {}
+            if not self._ready:  # closed between the two steps
+                plan.versions = before
+            elif plan.versions:
+                if plan.outcome.override is not None:
+                    self._overrides[plan.name] = plan.outcome.override
+                self._models[plan.name] = Model(plan.versions, plan.outcome.settings)
+                for version in plan.fresh:
+                    self._note(plan.name, version, State.READY)
+                self._on_change(plan.name, True)
+            for version, servable in [*before.items(), *plan.fresh.items()]:
+                if plan.versions.get(version) is not servable:
+                    self._retire(
+                        servable, "replaced" if version in plan.versions else "not wanted by the version policy"
+                    )
+
+    def discard(self, plan: Plan) -> None:
+        """Drops what was prepared; what is served stays as it is."""
+        with self._changing:
+            self._pending = {}
+            for servable in plan.fresh.values():
+                self._retire(servable, "another process did not load it")
 
     def close(self, timeout: float | None = None) -> None:
         """Closes every servable; each gets what is left of ``timeout`` seconds to finish what waits."""
         self._ready = False
         end = None if timeout is None else time.monotonic() + timeout
         with self._changing:
-            for servable in self.servables():
+            for servable in [*self.servables(), *self._pending.values()]:
                 servable.close(None if end is None else max(0.0, end - time.monotonic()))
                 servable.metrics.closed()
 
-    def _reload(self, name: str) -> None:
-        """Loads, swaps, retires; see the head of the module. The lock is held, as below."""
+    def _prepare(self, name: str, override: Override | None) -> Plan:
+        """See the head of the module. The lock is held, as below."""
         old = self._models.get(name)
         before: dict[int, Servable] = dict(old.versions) if old else {}
         fresh: dict[int, Servable] = {}
         try:
-            settings = self._read_settings(name)
+            settings = self._read_settings(name, override)
             wanted = self._choose(name, settings)
         except StartError as error:
             raise LoadError(str(error)) from error
@@ -199,41 +262,32 @@ class ModelRepository(Shelf):
             else:
                 settings = ModelSettings(settings.limits, settings.policy, old.settings.labels)
                 versions = {**before, **fresh}
-        if versions:
-            self._models[name] = Model(versions, settings)
-            self._on_change(name, True)
-        for version, servable in [*before.items(), *fresh.items()]:
-            if versions.get(version) is not servable:
-                self._retire(servable, "replaced" if version in versions else "not wanted by the version policy")
-        if complaints:
-            raise LoadError("; ".join(complaints))
-
-    def _unload(self, name: str, why: str) -> None:
-        model = self._models.pop(name)
-        self._on_change(name, False)
-        for servable in model.versions.values():
-            self._retire(servable, why)
+        self._pending = fresh
+        outcome = _held(versions, settings, self._overrides.get(name) if complaints else override)
+        return Plan(name, versions, fresh, outcome, complaints)
 
     def _retire(self, servable: Servable, why: str) -> None:
         key = (servable.name, servable.version)
         replaced = self._serves(servable.name, servable.version)
         if not replaced:
-            self._statuses[key] = Status(*key, State.UNLOADING, why)
+            self._note(*key, State.UNLOADING, why)
         servable.retire(self._retire_seconds)
         if not replaced:
             servable.metrics.closed()
-            self._statuses[key] = Status(*key, State.UNAVAILABLE, why)
+            self._note(*key, State.UNAVAILABLE, why)
         _log.info("closed %s/%d: %s", *key, why)
 
     def _serves(self, name: str, version: int) -> bool:
         return name in self._models and version in self._models[name].versions
 
-    def _read_settings(self, name: str) -> ModelSettings:
+    def _note(self, name: str, version: int, state: State, reason: str = "") -> None:
+        self._statuses[name, version] = Status(name, version, state, reason)
+
+    def _read_settings(self, name: str, override: Override | None) -> ModelSettings:
         settings = model_settings.read(self._root / name, self._limits, self._policy)
-        if name not in self._overrides:
+        if override is None:
             return settings
-        policy, labels = self._overrides[name]
-        return ModelSettings(settings.limits, policy or settings.policy, dict(labels))
+        return ModelSettings(settings.limits, override.policy or settings.policy, dict(override.labels))
 
     def _choose(self, name: str, settings: ModelSettings) -> list[int]:
         found = find_versions(self._root / name)
@@ -251,16 +305,13 @@ class ModelRepository(Shelf):
     def _load_version(self, name: str, version: int, limits: Limits) -> Servable:
         serves = self._serves(name, version)
         if not serves:
-            self._statuses[name, version] = Status(name, version, State.LOADING)
+            self._note(name, version, State.LOADING)
         try:
-            servable = self._open_version(self._root / name / str(version), limits)
+            return self._open_version(self._root / name / str(version), limits)
         except StartError as error:
             # The old one of the same number goes on; its status tells what is wrong with the new.
-            state = State.READY if serves else State.UNAVAILABLE
-            self._statuses[name, version] = Status(name, version, state, str(error))
+            self._note(name, version, State.READY if serves else State.UNAVAILABLE, str(error))
             raise
-        self._statuses[name, version] = Status(name, version, State.READY)
-        return servable
 
     def _open_version(self, folder: Path, limits: Limits) -> Servable:
         started = time.monotonic()
@@ -275,12 +326,16 @@ class ModelRepository(Shelf):
             if told != is_in:
                 raise ManifestError(f"{path}: {field}: the folder says {is_in}. Received: {told}")
         metrics = self._metrics.model(manifest.name, manifest.version)
-        servable = Servable(folder, manifest, self._runtime, limits, metrics, seen)
+        servable = LoadedServable(folder, manifest, self._runtime, limits, metrics, seen)
         servable.start()
         seconds = time.monotonic() - started
         metrics.loaded(servable.provider, seconds)
         _log.info("loaded %s/%d on %s in %.3f s", servable.name, servable.version, servable.provider, seconds)
         return servable
+
+
+def _held(versions: Mapping[int, Servable], settings: ModelSettings, override: Override | None) -> Held:
+    return Held({version: servable.fingerprint for version, servable in versions.items()}, settings, override)
 
 
 def _check_labels(name: str, settings: ModelSettings, versions: Mapping[int, Servable]) -> None:

@@ -1,6 +1,7 @@
 """One model version, loaded: manifest, sessions, queue, and the count of those who use it."""
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,80 +19,39 @@ from serving.ticket import Array, Rows
 from serving.timings import Timings
 
 
-class Servable:
-    """One model version, loaded.
+class Servable(ABC):
+    """One model version, wherever it is loaded: what it is, who uses it, and what it has done.
 
     Args:
-        folder: the version folder.
         manifest: its manifest.
-        runtime: provider and threads.
         limits: batch, queue and instances.
-        metrics: where the runs are noted.
+        metrics: where its requests are noted.
         fingerprint: of the files it was loaded from; see ``repository.py``.
-
-    Attributes:
         provider: the execution provider really in use.
         decodes: the outputs that follow from an encoding alone; none where the model cannot be cut there.
-
-    Raises:
-        StartError: the model cannot be loaded.
     """
 
     def __init__(
         self,
-        folder: Path,
         manifest: Manifest,
-        runtime: Runtime,
         limits: Limits,
         metrics: ModelMetrics,
-        fingerprint: str = "",
+        fingerprint: str,
+        provider: str,
+        decodes: tuple[str, ...],
     ) -> None:
         self.manifest = manifest
         self.limits = limits
         self.metrics = metrics
         self.fingerprint = fingerprint
+        self.provider = provider
+        self.decodes = decodes
         self.statistics = Statistics()
-        backend = OnnxBackend(folder, manifest, runtime)
-        backends = [backend]
-        if backend.one_thread:
-            # A session and a thread for each; on the CPU one session takes several runs at once.
-            backends += [OnnxBackend(folder, manifest, runtime) for _ in range(limits.instances - 1)]
-        self.provider = backend.provider
-        self.decodes = backend.decodes
-        self._batcher = DynamicBatcher(
-            [backends[number % len(backends)].run for number in range(limits.instances)],
-            name=f"{manifest.name}/{manifest.version}",
-            limits=limits,
-            caller_runs=not backend.one_thread,
-            on_batch=self._on_batch,
-        )
-        metrics.watch_queue(lambda: self._batcher.depth)
         self._users = 0
         self._retired = False
         self._left = threading.Condition(threading.Lock())
 
-    @property
-    def name(self) -> str:
-        """Of the model."""
-        return self.manifest.name
-
-    @property
-    def version(self) -> int:
-        """Of the model."""
-        return self.manifest.version
-
-    def start(self) -> None:
-        """Starts the run threads and runs every batch size once, so that no caller pays for a first run.
-
-        Raises:
-            ModelError: the model does not run.
-        """
-        try:
-            self._batcher.start(self._warm_up)
-        except Exception as error:
-            self.close()
-            raise ModelError(f"{self.name}/{self.version}: the warm-up run failed: {error}") from error
-
+    @abstractmethod
     def infer(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], call: Call) -> Rows:
         """Runs checked inputs in a batch with others' and waits for the rows.
 
@@ -103,7 +63,20 @@ class Servable:
         Raises:
             RequestError: see ``DynamicBatcher.infer``.
         """
-        return self._batcher.infer(inputs, outputs, call)
+
+    @abstractmethod
+    def close(self, timeout: float | None = None) -> None:
+        """Finishes what waits, at most for ``timeout`` seconds, and ends."""
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        """Of the model."""
+        return self.manifest.version
 
     def note(self, timings: Timings, skip: tuple[str, ...] = ()) -> None:
         """Notes one answered request, for metrics and statistics; phases in ``skip`` did not happen."""
@@ -132,8 +105,64 @@ class Servable:
             self._left.wait_for(lambda: not self._users, timeout)
         self.close(timeout)
 
+
+class LoadedServable(Servable):
+    """One model version that is loaded in this process.
+
+    Args:
+        folder: the version folder.
+        manifest: its manifest.
+        runtime: provider and threads.
+        limits: batch, queue and instances.
+        metrics: where the runs are noted.
+        fingerprint: of the files it was loaded from; see ``repository.py``.
+
+    Raises:
+        StartError: the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        runtime: Runtime,
+        limits: Limits,
+        metrics: ModelMetrics,
+        fingerprint: str = "",
+    ) -> None:
+        backend = OnnxBackend(folder, manifest, runtime)
+        backends = [backend]
+        if backend.one_thread:
+            # A session and a thread for each; on the CPU one session takes several runs at once.
+            backends += [OnnxBackend(folder, manifest, runtime) for _ in range(limits.instances - 1)]
+        super().__init__(manifest, limits, metrics, fingerprint, backend.provider, backend.decodes)
+        self._batcher = DynamicBatcher(
+            [backends[number % len(backends)].run for number in range(limits.instances)],
+            name=f"{manifest.name}/{manifest.version}",
+            limits=limits,
+            caller_runs=not backend.one_thread,
+            on_batch=self._on_batch,
+        )
+        metrics.watch_queue(lambda: self._batcher.depth)
+
+    def start(self) -> None:
+        """Starts the run threads and runs every batch size once, so that no caller pays for a first run.
+
+        Raises:
+            ModelError: the model does not run.
+        """
+        try:
+            self._batcher.start(self._warm_up)
+        except Exception as error:
+            self.close()
+            raise ModelError(f"{self.name}/{self.version}: the warm-up run failed: {error}") from error
+
+    def infer(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], call: Call) -> Rows:
+        """See ``Servable.infer``."""
+        return self._batcher.infer(inputs, outputs, call)
+
     def close(self, timeout: float | None = None) -> None:
-        """Finishes what waits, at most for ``timeout`` seconds, and ends the run threads."""
+        """See ``Servable.close``."""
         self._batcher.close(timeout)
 
     def _on_batch(self, batch: Batch) -> None:

@@ -1,10 +1,11 @@
 """What is served now, for those who ask; ``repository.py`` changes it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 
+from serving.changes import Configure, LoadModel, Order, Override, Refresh, UnloadModel
 from serving.errors import InvalidInputError, NotFoundError, RequestError, UnavailableError, quote
 from serving.metrics import UNKNOWN
 from serving.model_settings import ModelSettings
@@ -42,9 +43,14 @@ class Model:
 
 
 class Shelf:
-    """The models that are served. Any thread may ask; who changes them replaces whole entries."""
+    """The models that are served. Any thread may ask; who changes them replaces whole entries.
 
-    def __init__(self) -> None:
+    Args:
+        conduct: carries out what callers order.
+    """
+
+    def __init__(self, conduct: Callable[[Order], None]) -> None:
+        self._conduct = conduct
         self._models: dict[str, Model] = {}
         self._statuses: dict[tuple[str, int], Status] = {}
         self._ready = False
@@ -53,6 +59,40 @@ class Shelf:
     def ready(self) -> bool:
         """Whether every model is loaded, warm and open."""
         return self._ready
+
+    def load_model(self, name: str) -> None:
+        """Brings what is served of a model into line with its folder; returns when callers get the new.
+
+        Raises:
+            NotFoundError: no such model.
+            LoadError: something of it is broken; what was served before still is.
+        """
+        self._conduct(LoadModel(name))
+
+    def unload_model(self, name: str) -> None:
+        """Serves a model no longer; returns when its requests are answered.
+
+        Raises:
+            NotFoundError: it is not served.
+        """
+        self._conduct(UnloadModel(name))
+
+    def configure(self, wanted: Mapping[str, Override]) -> None:
+        """Serves these models and no others, with these policies and labels.
+
+        Raises:
+            NotFoundError: one of them is not in the repository; nothing changed.
+            LoadError: one of them is broken; those before it have changed.
+        """
+        self._conduct(Configure(wanted))
+
+    def refresh(self) -> None:
+        """Loads what is new or changed, and unloads what is gone; what is broken is logged once, and in the status."""
+        self._conduct(Refresh())
+
+    def served(self) -> list[str]:
+        """The names of the models that are served; none while they are not ready."""
+        return sorted(self._models) if self._ready else []
 
     @contextmanager
     def use(self, name: str, version: Version = None) -> Iterator[Servable]:

@@ -3,12 +3,12 @@
 Left out: Classify, Regress and MultiInference (UNIMPLEMENTED), which need TensorFlow's examples.
 """
 
-from collections.abc import Mapping
 from pathlib import PurePath
 
 import grpc
 
 from serving.call import Call
+from serving.changes import Override
 from serving.engine import Engine
 from serving.errors import ForbiddenError, InvalidInputError, NotFoundError, quote
 from serving.manifest import TensorSpec
@@ -189,8 +189,8 @@ def _infos(specs: tuple[TensorSpec, ...]) -> dict[str, framework_pb2.TensorInfo]
     }
 
 
-def _wanted(configs: config_pb2.ModelConfigList) -> dict[str, tuple[VersionPolicy | None, Mapping[str, int]]]:
-    wanted: dict[str, tuple[VersionPolicy | None, Mapping[str, int]]] = {}
+def _wanted(configs: config_pb2.ModelConfigList) -> dict[str, Override]:
+    wanted: dict[str, Override] = {}
     for config in configs.config:
         name = config.name
         if not name or name in wanted:
@@ -200,7 +200,7 @@ def _wanted(configs: config_pb2.ModelConfigList) -> dict[str, tuple[VersionPolic
                 f"models come from this server's own repository: the base_path of {quote(name)} is empty or ends in"
                 f" its name. Received: {quote(config.base_path)}"
             )
-        wanted[name] = (_policy(config), dict(config.version_labels))
+        wanted[name] = Override(_policy(config), dict(config.version_labels))
     return wanted
 
 

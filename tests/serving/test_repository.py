@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from serving.backend import CPU, OnnxBackend, Runtime
 from serving.call import Call
+from serving.changes import Override
 from serving.errors import (
     InvalidInputError,
     LoadError,
@@ -455,7 +456,7 @@ def test_no_request_fails_over_a_hundred_reloads(leak: bool, tmp_path: Path, bui
         askers = [pool.submit(ask) for _ in range(3)]
         try:
             for number in range(100):
-                repository.configure({"digits": (VersionPolicy("specific", versions=(1 + number % 2,)), {})})
+                repository.configure({"digits": Override(VersionPolicy("specific", versions=(1 + number % 2,)), {})})
                 if leak:
                     leaked.append(b"x" * 2**20)
                 if number == 50:

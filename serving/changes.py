@@ -1,0 +1,145 @@
+"""Changes to which models are served: what can be ordered, and how an order is carried out, one at a time.
+
+The same steps whether the models live in this process or in several: what ``Models`` reloads and unloads for one model
+is then done in all of them or in none (``processes/fleet.py``).
+"""
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from serving.errors import LoadError, NotFoundError, RepositoryError, quote
+from serving.model_settings import VersionPolicy
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What a caller asked for in place of what a model's own settings say.
+
+    Attributes:
+        policy: None = as before.
+        labels: label -> version.
+    """
+
+    policy: VersionPolicy | None
+    labels: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadModel:
+    """Bring what is served of a model into line with its folder."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadModel:
+    """Serve a model no longer."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Serve these models and no others."""
+
+    wanted: Mapping[str, Override]
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Load what is new or changed, and unload what is gone."""
+
+
+Order = LoadModel | UnloadModel | Configure | Refresh
+
+
+class Models(Protocol):
+    """What an order is carried out on."""
+
+    def found(self) -> list[str]:
+        """The names in the repository's folder. Raises RepositoryError."""
+
+    def served(self) -> list[str]:
+        """The names of the models that are served; none while the models are not ready."""
+
+    def reload(self, name: str, override: Override | None = None) -> None:
+        """Loads what is new or changed of one model, and returns when callers get it.
+
+        Args:
+            name: of the model.
+            override: kept for later reloads, unless this one fails; None = as before.
+
+        Raises:
+            LoadError: something of it is broken; what was served before still is.
+        """
+
+    def unload(self, name: str, why: str) -> None:
+        """Serves a model no longer; returns when its requests are answered."""
+
+
+class Changes:
+    """Carries out orders, one at a time.
+
+    Args:
+        models: what is changed.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._failed: dict[str, str] = {}
+        self.lock = threading.Lock()
+
+    def carry_out(self, order: Order) -> None:
+        """Does what is ordered; returns when it is so for every caller.
+
+        Raises:
+            NotFoundError: a model named is not there; nothing changed.
+            LoadError: a model is broken; what was served of it still is, and those before it have changed.
+        """
+        with self.lock:
+            match order:
+                case LoadModel(name):
+                    self._check_found([name])
+                    self._models.reload(name)
+                case UnloadModel(name):
+                    served = self._models.served()
+                    if name not in served:
+                        raise NotFoundError(f"no model {quote(name)}. Known: {', '.join(served)}")
+                    self._models.unload(name, "unloaded")
+                case Configure(wanted):
+                    self._check_found(list(wanted))
+                    for name, override in wanted.items():
+                        self._models.reload(name, override)
+                    for name in set(self._models.served()) - set(wanted):
+                        self._models.unload(name, "not in the configuration asked for")
+                case Refresh():
+                    self._refresh()
+
+    def _check_found(self, names: list[str]) -> None:
+        found = self._models.found()
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise NotFoundError(f"no model {quote(missing[0])} in the repository")
+
+    def _refresh(self) -> None:
+        """What is broken is logged once, and in the status."""
+        try:
+            found = self._models.found()
+        except RepositoryError as error:
+            _log.error("%s", error)
+            return
+        for name in found:
+            try:
+                self._models.reload(name)
+                self._failed.pop(name, None)
+            except LoadError as error:
+                if self._failed.get(name) != str(error):
+                    self._failed[name] = str(error)
+                    _log.error("%s", error)
+        for name in set(self._models.served()) - set(found):
+            self._models.unload(name, "its folder is gone")
