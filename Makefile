@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	  f"Python 3.11 to 3.13 is needed. Received: {sys.version.split()[0]}. Set PYTHON=python3.12, say.")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[serving,training,demo,dev]'
+	  --editable '.[serving,tracing,training,demo,dev]'
 	@touch $@
 
 demo: $(READY) ## Train, export, serve and ask: the whole product in one go, with pictures in demo/

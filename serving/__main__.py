@@ -1,6 +1,6 @@
 """``python -m serving``: runs the server.
 
-Exit codes: 0 stopped by a signal, 1 could not start, 2 settings not allowed.
+Exit codes: 0 stopped by a signal (or settings printed), 1 could not start, 2 settings not allowed.
 """
 
 import logging
@@ -20,15 +20,20 @@ def main() -> int:
     except StartError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    from serving import server
+    if settings.print_settings:
+        print(settings.to_toml(), end="")
+        return 0
+    from serving import logs, server
 
+    logs.configure(settings.log_level, settings.log_format)
+    logging.getLogger("serving.settings").info("settings", extra={"settings": settings.values()})
     try:
         server.run(settings)
     except StartError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if settings.log_format == "json":
+            logging.getLogger("serving").error("%s", error)
+        else:
+            print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

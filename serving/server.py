@@ -157,13 +157,13 @@ class Server:
         open_inference.add_to(
             server,
             open_inference.OpenInferenceServicer(
-                self.engine, self._reception, version=_distribution_version(), control=settings.model_control
+                self.engine, self._reception, version=_distribution_version(), control=settings.callers_control_models
             ),
         )
         tensorflow_serving.add_to(
             server,
             tensorflow_serving.PredictionServicer(self.engine, self._reception),
-            tensorflow_serving.ModelServicer(self.engine, self._reception, control=settings.model_control),
+            tensorflow_serving.ModelServicer(self.engine, self._reception, control=settings.callers_control_models),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -1,28 +1,59 @@
-"""The server's settings: each field is a command-line flag and an environment variable.
+"""The server's settings: each field is a command-line flag, an environment variable and a key of the settings file.
 
-``--grpc-port 8001`` and ``SPARSEWALK_GRPC_PORT=8001`` say the same; the flag wins.
+``--grpc-port 8001``, ``SPARSEWALK_GRPC_PORT=8001`` and, in the TOML file that ``--config`` names, ``grpc_port = 8001``
+say the same; the flag wins over the environment, and that over the file.
+
+No setting holds a secret: keys and tokens lie in files, of which the path is told here, and so all settings may be
+printed.
 """
 
+import ipaddress
+import json
+import re
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
+from pydantic import model_validator as validates_model
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliToggleFlag,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from serving.errors import StartError
 from serving.model_settings import POLICY_PATTERN
+from serving.settings_file import NOT_IN_FILE, PREFIX, SettingsFile, flag_of, origin_of
 
 Port = int
+
+_CREDENTIALS = re.compile(r"//[^/]*@")
+
+
+def _split(value: Any) -> Any:
+    """``1,8,64`` as flags and the environment write it; the file has a real list."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Sizes = Annotated[tuple[PositiveInt, ...], NoDecode, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
     """Serves the models of a repository over gRPC.
 
-    Every flag is also an environment variable: --grpc-port is SPARSEWALK_GRPC_PORT. Flags win.
+    Every flag is also an environment variable and a key of the settings file: --grpc-port is SPARSEWALK_GRPC_PORT and
+    grpc_port. Flags win over the environment, and that over the file.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="SPARSEWALK_",
+        env_prefix=PREFIX,
         cli_prog_name="python -m serving",
         cli_kebab_case=True,
         cli_hide_none_type=True,
@@ -31,11 +62,18 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
+    config: Path | None = Field(
+        None, description="TOML file with settings, named as flags are but with _ for -; an unknown one is refused"
+    )
+    print_settings: CliToggleFlag[bool] = Field(
+        False, description="print every setting as it would be used, in the form of the settings file, and exit"
+    )
     model_repository: Path = Field(
         Path("models"), description="folder with the models, as <name>/<version>/{manifest.json, model.onnx}"
     )
     host: str = Field(
-        "127.0.0.1", description="address to listen on; 0.0.0.0 for every interface (there is no authentication)"
+        "127.0.0.1",
+        description="address to listen on; 0.0.0.0 for every interface: see --tls-certificate and --token-file",
     )
     grpc_port: Port = Field(8001, ge=0, le=65535, description="port of the gRPC services; 0 takes any free one")
     metrics_port: Port = Field(8002, ge=0, le=65535, description="port of /metrics (HTTP); 0 takes any free one")
@@ -63,7 +101,7 @@ class Settings(BaseSettings):
     max_queue_size: PositiveInt = Field(
         128, description="requests that may wait for one model; one more is answered RESOURCE_EXHAUSTED at once"
     )
-    allowed_batch_sizes: tuple[PositiveInt, ...] = Field(
+    allowed_batch_sizes: Sizes = Field(
         (), description="rows to which runs are filled up, e.g. 1,8,64, so that a GPU sees few shapes; none: no filling"
     )
     max_queue_delay_microseconds: NonNegativeInt = Field(
@@ -73,8 +111,10 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(
         0, ge=0, allow_inf_nan=False, description="how often to look for new, changed and removed models; 0 never does"
     )
-    model_control: bool = Field(
-        True, description="whether callers may load and unload models (Triton's and TensorFlow Serving's calls for it)"
+    model_control: bool | None = Field(
+        None,
+        description="whether callers may load and unload models (Triton's and TensorFlow Serving's calls for it);"
+        " where left out, only when the host is a loopback one",
     )
     stream_window: PositiveInt = Field(
         16, description="requests of one stream under way at once; further ones wait at their sender"
@@ -87,24 +127,136 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(
         30.0, ge=0, allow_inf_nan=False, description="time that requests under way get to finish after SIGTERM"
     )
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file with the server's certificate chain; gRPC is then TLS only. Read anew when it changes",
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the private key of --tls-certificate")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with the authorities of client certificates; callers must then show one (mTLS)"
+    )
+    metrics_tls: bool = Field(
+        False, description="whether /metrics is TLS too, with the same certificate and the same demand on clients"
+    )
+    token_file: Path | None = Field(
+        None,
+        description="file with the bearer tokens that are let in, one a line; read anew when it changes",
+    )
+    token_free: Names = Field(("grpc.health.v1.Health",), description="services, or service/Method, that need no token")
+    max_connections: PositiveInt = Field(1000, description="connections at once; further ones are closed at once")
+    max_concurrent_streams: PositiveInt = Field(
+        1000, description="requests and streams at once on one connection; further ones wait at their sender"
+    )
+    keepalive_seconds: Seconds = Field(
+        60.0, description="after so long without a word the server asks whether a client is still there; 0 never does"
+    )
+    keepalive_timeout_seconds: Seconds = Field(
+        20.0, description="time that the client has to answer that before its connection is closed"
+    )
+    min_ping_interval_seconds: Seconds = Field(
+        10.0, description="clients that ask more often than this are disconnected (too_many_pings)"
+    )
+    max_connection_age_seconds: Seconds = Field(
+        0.0,
+        description="age, give or take a tenth, at which a client is asked to connect anew, and so to look for other"
+        " servers; 0 for never",
+    )
+    max_connection_age_grace_seconds: Seconds = Field(
+        30.0, description="time that requests on such a connection get to finish"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
+    request_log_level: Literal["off", "debug", "info", "warning"] = Field(
+        "debug", description="level of the line that is logged for each request; see --log-level"
+    )
+    trace_endpoint: str | None = Field(
+        None,
+        description="OpenTelemetry collector for traces (OTLP over gRPC), e.g. http://localhost:4317; none: no traces."
+        " Needs the tracing extra",
+    )
+    trace_sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="share of requests that are traced, where their caller did not decide it"
+    )
+
+    @field_validator("trace_endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            raise ValueError("Input should be http://host:port or https://host:port, without user and password")
+        return value
+
+    @validates_model(mode="after")
+    def _check_together(self) -> "Settings":
+        for needed, given in (
+            ("tls_key", self.tls_certificate),
+            ("tls_certificate", self.tls_key),
+            ("tls_certificate", self.tls_client_ca),
+            ("tls_certificate", self.metrics_tls or None),
+        ):
+            if given is not None and getattr(self, needed) is None:
+                givers = [name for name in ("tls_certificate", "tls_key", "tls_client_ca") if getattr(self, name)]
+                what = givers[0] if givers else "metrics_tls"
+                raise ValueError(f"{flag_of(what)} needs {flag_of(needed)} too, so that nothing is half protected")
+        return self
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def callers_control_models(self) -> bool:
+        """``model_control``, decided."""
+        return self.on_loopback if self.model_control is None else self.model_control
+
+    def values(self) -> dict[str, Any]:
+        """Every setting in use, as the settings file would have it; those that are None are left out."""
+        decided = self.model_copy(update={"model_control": self.callers_control_models})
+        return decided.model_dump(mode="json", exclude=NOT_IN_FILE, exclude_none=True)
+
+    def to_toml(self) -> str:
+        """A settings file that says the same; of what JSON can hold, numbers, texts and lists look alike in TOML."""
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.values().items())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Adds the settings file, after flags and environment, since those may name it."""
+        del dotenv_settings, file_secret_settings  # not used
+        return init_settings, env_settings, SettingsFile(settings_cls)
 
     @classmethod
     def from_command_line(cls, arguments: list[str] | None = None) -> "Settings":
-        """Reads flags, then the environment, then the defaults.
+        """Reads flags, then the environment, then the file that either may name, then the defaults.
 
         Args:
             arguments: the flags; those of the process where None. ``--help`` prints and exits.
 
         Raises:
-            StartError: a value is not allowed; the message names flag, expectation and value.
+            StartError: a value or a key is not allowed, or the file cannot be read; the message names where it came
+                from, the expectation and the value.
         """
+        arguments = sys.argv[1:] if arguments is None else arguments
         try:
             return CliApp.run(cls, cli_args=arguments, cli_exit_on_error=True)
         except ValidationError as error:
-            complaints = "; ".join(
-                f"--{'.'.join(str(part) for part in each['loc']).replace('_', '-')}: {each['msg']}."
-                f" Received: {each['input']!r}"
-                for each in error.errors()
-            )
-            raise StartError(f"settings: {complaints}") from None
+            complaints = []
+            for each in error.errors():
+                told = each["msg"].removeprefix("Value error, ")
+                if each["loc"]:
+                    came = _CREDENTIALS.sub("//...@", repr(each["input"]))
+                    told = f"{origin_of(str(each['loc'][0]), arguments)}: {told}. Received: {came}"
+                complaints.append(told)
+            raise StartError(f"settings: {'; '.join(complaints)}") from None
