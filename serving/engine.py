@@ -19,9 +19,8 @@ from serving.errors import DeadlineError, InvalidInputError, quote
 from serving.imaging import MaskFormat
 from serving.intake import Array, Intake, Source, as_rows, describe, is_picture
 from serving.manifest import Manifest
-from serving.repository import ModelRepository
 from serving.servable import Servable
-from serving.shelf import Version
+from serving.shelf import Shelf, Version
 from serving.timings import Timings
 
 # Encoded pictures, one a row of the model's input.
@@ -72,7 +71,7 @@ class Engine:
             only costs memory.
     """
 
-    def __init__(self, repository: ModelRepository, *, max_pixels: int, picture_slots: int) -> None:
+    def __init__(self, repository: Shelf, *, max_pixels: int, picture_slots: int) -> None:
         self._repository = repository
         self._intake = Intake(max_pixels)
         self._slots = threading.BoundedSemaphore(picture_slots)
@@ -82,7 +81,7 @@ class Engine:
         return self._repository.servables()
 
     @property
-    def repository(self) -> ModelRepository:
+    def repository(self) -> Shelf:
         """The models: what they are and how they fare, and how to load and unload them."""
         return self._repository
 

@@ -31,7 +31,7 @@ from serving.folders import find_models, find_versions, fingerprint
 from serving.metrics import Metrics
 from serving.model_settings import Limits, ModelSettings, VersionPolicy
 from serving.servable import LoadedServable, Servable
-from serving.shelf import Model, Shelf, State, Status
+from serving.shelf import Gather, Model, Shelf, State, Status
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class ModelRepository(Shelf):
         policy: which versions are served, likewise.
         retire_seconds: time that requests of a version which is replaced get to finish.
         on_change: told the name of a model and whether it is served now, whenever that may have changed.
-        conduct: carries out what callers order; where None, it is done here and now.
+        conduct, gather: see ``Shelf``; without them, this process is the only one.
     """
 
     def __init__(
@@ -94,8 +94,9 @@ class ModelRepository(Shelf):
         retire_seconds: float = 30.0,
         on_change: Callable[[str, bool], None] = lambda name, served: None,  # noqa: ARG005
         conduct: Callable[[Order], None] | None = None,
+        gather: Gather | None = None,
     ) -> None:
-        super().__init__(conduct or Changes(self).carry_out)
+        super().__init__(conduct or Changes(self).carry_out, gather)
         self._root = root
         self._runtime = runtime
         self._limits = limits

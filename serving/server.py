@@ -9,25 +9,27 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from http.server import HTTPServer
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
+from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serving import backend, imaging
-from serving.backend import Runtime
+from serving import assembly, backend, imaging
 from serving.engine import Engine
-from serving.errors import PortError
+from serving.errors import PortError, UnavailableError
 from serving.metrics import Metrics
-from serving.model_settings import Limits, VersionPolicy
-from serving.repository import ModelRepository
+from serving.repository import Held
 from serving.servicers import native, open_inference, tensorflow_serving
 from serving.servicers.status import Reception
 from serving.settings import Settings
+from serving.shelf import Shelf
 
 # Threads beyond the requests in flight: for refusals, health checks and open reflection streams.
 _SPARE_THREADS = 16
@@ -39,11 +41,40 @@ _SERVICES = (native.SERVICE_NAME, open_inference.SERVICE_NAME, *tensorflow_servi
 _log = logging.getLogger(__name__)
 
 
+class Repository(Protocol):
+    """Where a server's models come from: this process, or the engine process (``processes/remote.py``)."""
+
+    def load(self, stop: Callable[[], bool], *, held: Mapping[str, Held] | None, gate: Callable[[], bool]) -> None:
+        """Makes the models ready."""
+
+    def close(self, timeout: float | None) -> None:
+        """Finishes what waits, and ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What is different for a server that is one of several processes on one port.
+
+    Attributes:
+        repository: makes it, from the metrics and from whom to tell of changes.
+        gate: called when this server is ready; returns when all are. False: it is to stop.
+        held: what the others serve, for one that comes back; None at the start.
+        listens_first: whether it may be asked, and say that it is not ready, while it loads. Not for one that comes
+            back: callers would get to it rather than to those that are ready.
+    """
+
+    repository: Callable[[Metrics, Callable[[str, bool], None]], tuple[Shelf, Repository]]
+    gate: Callable[[], bool]
+    held: Mapping[str, Held] | None
+    listens_first: bool
+
+
 class Server:
     """The service on its ports.
 
     Args:
         settings: all of it.
+        member: of several processes; None = it is the only one, and serves the metrics too.
 
     Attributes:
         grpc_port, metrics_port: the real ones, once started.
@@ -52,33 +83,24 @@ class Server:
         StartError: the provider asked for cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, member: Membership | None = None) -> None:
         self._settings = settings
+        self._member = member
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
         imaging.limit_threads()
-        self._metrics = Metrics(version=_distribution_version(), runtime_version=backend.VERSION)
-        runtime = Runtime.choose(settings.provider, settings.threads)
+        self.metrics = assembly.make_metrics()
         self._health = health.HealthServicer()
-        self._repository = ModelRepository(
-            settings.model_repository,
-            runtime,
-            Limits(
-                settings.max_batch_size,
-                settings.max_queue_size,
-                settings.allowed_batch_sizes,
-                settings.max_queue_delay_microseconds * 1e-6,
-                settings.instances,
-            ),
-            self._metrics,
-            policy=VersionPolicy.parse(settings.version_policy),
-            retire_seconds=settings.grace_seconds,
-            on_change=lambda name, served: self._set_health(name, serving=served),
-        )
-        self.engine = Engine(
-            self._repository, max_pixels=settings.max_pixels, picture_slots=max(2, backend.usable_cores())
-        )
-        self._reception = Reception(self._repository, self._metrics, settings.max_in_flight, settings.stream_window)
+        shelf: Shelf
+        self._repository: Repository
+        if member is None:
+            shelf = self._repository = assembly.make_repository(settings, self.metrics, on_change=self._on_change)
+        else:
+            shelf, self._repository = member.repository(self.metrics, self._on_change)
+        # Several processes share the cores.
+        slots = max(2, backend.usable_cores() // settings.workers)
+        self.engine = Engine(shelf, max_pixels=settings.max_pixels, picture_slots=slots)
+        self._reception = Reception(shelf, self.metrics, settings.max_in_flight, settings.stream_window)
         self._grpc = self._build_grpc()
         self._http: HTTPServer | None = None
         self._stopping = threading.Event()
@@ -93,12 +115,19 @@ class Server:
             StartError: a port is taken, or a model is broken.
         """
         self._set_health("", *_SERVICES, serving=False)
-        self._bind()
-        self._grpc.start()
-        self._repository.load(stopping.is_set)
-        if self._repository.ready:
+        member = self._member
+        if member is None or member.listens_first:
+            self._listen()
+        self._repository.load(
+            stopping.is_set,
+            held=member.held if member is not None else None,
+            gate=member.gate if member is not None else lambda: True,
+        )
+        if self.engine.repository.ready:
             self._set_health("", *_SERVICES, serving=True)
-            if self._settings.poll_seconds:
+            if member is not None and not member.listens_first:
+                self._listen()
+            if member is None and self._settings.poll_seconds:
                 threading.Thread(target=self._poll, name="poll", daemon=True).start()
 
     @property
@@ -139,7 +168,8 @@ class Server:
 
     def _poll(self) -> None:
         while not self._stopping.wait(self._settings.poll_seconds):
-            self._repository.refresh()
+            with suppress(UnavailableError):  # it is being closed
+                self.engine.repository.refresh()
 
     def _build_grpc(self) -> grpc.Server:
         settings = self._settings
@@ -149,15 +179,18 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
-                # Without this, two servers share one port, and each gets half of the requests meant for the other.
-                ("grpc.so_reuseport", 0),
+                # With it, servers share a port, and each gets a part of the requests; strangers are not to.
+                ("grpc.so_reuseport", int(self._member is not None)),
             ],
         )
         native.add_to(server, native.EncoderServicer(self.engine, self._reception))
         open_inference.add_to(
             server,
             open_inference.OpenInferenceServicer(
-                self.engine, self._reception, version=_distribution_version(), control=settings.callers_control_models
+                self.engine,
+                self._reception,
+                version=assembly.distribution_version(),
+                control=settings.callers_control_models,
             ),
         )
         tensorflow_serving.add_to(
@@ -169,6 +202,13 @@ class Server:
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         return server
 
+    def _on_change(self, name: str, served: bool) -> None:
+        self._set_health(name, serving=served)
+
+    def _listen(self) -> None:
+        self._bind()
+        self._grpc.start()
+
     def _bind(self) -> None:
         host = self._settings.host
         try:
@@ -176,8 +216,10 @@ class Server:
         except RuntimeError as error:
             address = _address(host, self._settings.grpc_port)
             raise PortError(f"--grpc-port: cannot listen on {address}; is the port taken?") from error
+        if self._member is not None:
+            return
         try:
-            self._http = self._metrics.serve(host, self._settings.metrics_port)
+            self._http = self.metrics.serve(host, self._settings.metrics_port)
         except OSError as error:
             address = _address(host, self._settings.metrics_port)
             raise PortError(f"--metrics-port: cannot listen on {address}: {error.strerror}") from error
@@ -228,10 +270,3 @@ def _stop(server: Server, grace: float, hurry: threading.Event) -> None:
 
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _distribution_version() -> str:
-    try:
-        return version("sparsewalk")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

@@ -108,6 +108,13 @@ class Settings(BaseSettings):
         0, description="time that a request may wait for a fuller batch; 0 takes at once what is there"
     )
     instances: PositiveInt = Field(1, description="runs of one model at once")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="server processes on the one gRPC port; each has its own models, queues and limits, and its share"
+        " of the threads. On a GPU they decode and resize for one engine process",
+    )
     poll_seconds: float = Field(
         0, ge=0, allow_inf_nan=False, description="how often to look for new, changed and removed models; 0 never does"
     )

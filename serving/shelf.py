@@ -10,6 +10,10 @@ from serving.errors import InvalidInputError, NotFoundError, RequestError, Unava
 from serving.metrics import UNKNOWN
 from serving.model_settings import ModelSettings
 from serving.servable import Servable
+from serving.tally import Snapshot
+
+# The sums of one model version over all processes.
+Gather = Callable[[str, int], Snapshot]
 
 # A version's number, its label, or None for the newest.
 Version = int | str | None
@@ -47,10 +51,12 @@ class Shelf:
 
     Args:
         conduct: carries out what callers order.
+        gather: adds up what several processes have done with a model; where None, there is just this one.
     """
 
-    def __init__(self, conduct: Callable[[Order], None]) -> None:
+    def __init__(self, conduct: Callable[[Order], None], gather: Gather | None = None) -> None:
         self._conduct = conduct
+        self._gather = gather
         self._models: dict[str, Model] = {}
         self._statuses: dict[tuple[str, int], Status] = {}
         self._ready = False
@@ -156,6 +162,12 @@ class Shelf:
         return [
             model.versions[version] for _, model in sorted(self._models.items()) for version in sorted(model.versions)
         ]
+
+    def snapshot(self, servable: Servable) -> Snapshot:
+        """What a model version has done since it was loaded, in every process that serves it."""
+        if self._gather is None:
+            return servable.statistics.snapshot()
+        return self._gather(servable.name, servable.version)
 
     def settings(self, name: str) -> ModelSettings:
         """How a model that is served is served.

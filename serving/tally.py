@@ -24,6 +24,11 @@ class Tally:
         self.count += 1
         self.seconds += seconds
 
+    def merge(self, other: "Tally") -> None:
+        """Adds what another process counted."""
+        self.count += other.count
+        self.seconds += other.seconds
+
 
 @dataclass(slots=True)
 class Snapshot:
@@ -42,6 +47,16 @@ class Snapshot:
     rows: int = 0
     batches: dict[int, Tally] = field(default_factory=dict)
     last_answer: float = 0.0
+
+    def merge(self, other: "Snapshot") -> None:
+        """Adds what another process did."""
+        for phase, tally in other.phases.items():
+            self.phases[phase].merge(tally)
+        self.failures.merge(other.failures)
+        self.rows += other.rows
+        for rows, tally in other.batches.items():
+            self.batches.setdefault(rows, Tally()).merge(tally)
+        self.last_answer = max(self.last_answer, other.last_answer)
 
 
 class Statistics:

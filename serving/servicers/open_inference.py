@@ -147,7 +147,9 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
                 if request.name:
                     self._repository.get(request.name)
                 chosen = [each for each in self._repository.servables() if request.name in ("", each.name)]
-            return pb.ModelStatisticsResponse(model_stats=[models.statistics(servable) for servable in chosen])
+            return pb.ModelStatisticsResponse(
+                model_stats=[models.statistics(servable, self._repository.snapshot(servable)) for servable in chosen]
+            )
 
         return self._reception.answer("ModelStatistics", (request.name, _version(request.version)), context, work)
 

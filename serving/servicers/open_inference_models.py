@@ -6,7 +6,7 @@ from serving.model_settings import VersionPolicy
 from serving.pb.open_inference import grpc_service_pb2 as service_pb
 from serving.pb.open_inference import model_config_pb2 as pb
 from serving.servable import Servable
-from serving.tally import Tally
+from serving.tally import Snapshot, Tally
 
 PLATFORM, _BACKEND = "onnxruntime_onnx", "onnxruntime"
 
@@ -69,9 +69,8 @@ def metadata(spec: TensorSpec) -> service_pb.ModelMetadataResponse.TensorMetadat
     return service_pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.dtype, shape=spec.shape)
 
 
-def statistics(servable: Servable) -> service_pb.ModelStatistics:
+def statistics(servable: Servable, sums: Snapshot) -> service_pb.ModelStatistics:
     """What a model has done since it was loaded."""
-    sums = servable.statistics.snapshot()
     phases = sums.phases
     return service_pb.ModelStatistics(
         name=servable.name,

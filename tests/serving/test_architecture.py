@@ -67,7 +67,7 @@ def test_leaves_import_only_the_lowest_leaves(leaf: str) -> None:
 
 
 # Top to bottom; a module may import those after it, never those before.
-ORDER = ["__main__", "server", "servicers", "engine", "intake", "repository", "shelf"]
+ORDER = ["__main__", "server", "servicers", "engine", "intake", "assembly", "repository", "shelf"]
 ORDER += ["changes", "servable", "batcher", "ticket", "backend", "graph"]
 
 
