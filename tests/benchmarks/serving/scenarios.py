@@ -1,0 +1,195 @@
+"""What is asked of each system: the same rows, in the words of each protocol, and what must come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from serving import imaging, manifest
+from serving.backend import OnnxBackend, Runtime
+from serving.pb.open_inference import grpc_service_pb2 as oip
+from serving.pb.sparsewalk.v1 import encoder_pb2 as native
+from serving.pb.tensorflow_serving import apis_pb2 as tfs
+from serving.servicers import tensor_protos
+
+Array = np.ndarray
+
+RAW, BARE, NATIVE, OPEN_INFERENCE, TENSORFLOW, STREAM = (
+    "raw onnxruntime",
+    "bare grpcio",
+    "native",
+    "Open Inference",
+    "TensorFlow Serving",
+    "stream",
+)
+SYSTEMS = (RAW, BARE, NATIVE, OPEN_INFERENCE, TENSORFLOW, STREAM)
+
+_ENCODE = "/sparsewalk.v1.EncoderService/Encode"
+_SEGMENT = "/sparsewalk.v1.EncoderService/Segment"
+_SEGMENT_STREAM = "/sparsewalk.v1.EncoderService/SegmentStream"
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
+_INFER_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request as bytes, and how to read the rows out of its answer."""
+
+    method: str
+    request: bytes
+    read: Callable[[bytes], Array]
+    stream: bool = False
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A model, an input and an output.
+
+    Attributes:
+        rows: in one request.
+        inputs, output: of the raw session.
+        expected: what the raw session gives, as every system must.
+        asks: system -> its request.
+    """
+
+    name: str
+    model: str
+    rows: int
+    inputs: dict[str, Array]
+    output: str
+    expected: Array
+    asks: dict[str, Ask] = field(default_factory=dict)
+
+    def check(self, system: str, answer: bytes) -> None:
+        """Holds an answer to what the raw session says.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        found = self.asks[system].read(answer)
+        if found.shape != self.expected.shape or not np.allclose(found, self.expected, atol=1e-5):
+            raise ValueError(f"{self.name}: {system} answers other rows than the raw session")
+
+
+def build(models: Path, threads: int) -> list[Scenario]:
+    """The scenarios, with what the raw sessions answer."""
+    rng = np.random.default_rng(0)
+    runtime = Runtime.choose("cpu", threads)
+    digits, unet = (open_model(models, name, runtime) for name in ("mnist_k_sparse", "pedestrian_unet"))
+    scenarios = []
+    for rows in (1, 64):
+        image = np.where(rng.random((rows, 784)) < 0.2, rng.random((rows, 784)), 0).astype(np.float32)
+        (expected,) = digits.run({"image": image}, ("encoding",))
+        scenarios.append(_encode(f"MNIST encoding, {rows} row{'s' if rows > 1 else ''}", image, expected))
+    picture = rng.integers(0, 256, (128, 128, 3), np.uint8)
+    batch = picture[np.newaxis]
+    (expected,) = unet.run({"image": batch}, ("mask",))
+    scenarios.append(_infer("U-Net, 128x128 uint8 tensor", "pedestrian_unet", batch, "mask", expected))
+    resizing = manifest.read(models / "pedestrian_unet" / "1" / manifest.FILE_NAME).resizing
+    resized, geometry = imaging.resize(picture, resizing.rule, resizing.height, resizing.width, resizing.pad_value)
+    batch = resized[np.newaxis]
+    (whole,) = unet.run({"image": batch}, ("mask",))
+    expected = np.packbits(imaging.to_mask(imaging.restore(whole[0, :, :, 0], geometry), 0.5)).astype(np.float32)
+    scenarios.append(
+        _segment(f"Segment, 128x128 picture at {resizing.height}x{resizing.width}", picture, batch, expected)
+    )
+    return scenarios
+
+
+def open_model(models: Path, name: str, runtime: Runtime) -> OnnxBackend:
+    """The newest version of a model, with the very session that the server uses."""
+    folder = max((models / name).glob("[0-9]*"), key=lambda path: int(path.name))
+    return OnnxBackend(folder, manifest.read(folder / manifest.FILE_NAME), runtime)
+
+
+def _encode(name: str, image: Array, expected: Array) -> Scenario:
+    scenario = _infer(name, "mnist_k_sparse", image, "encoding", expected)
+    tensor = native.Tensor(dtype=native.DATA_TYPE_FP32, shape=image.shape, data=image.tobytes())
+    request = native.EncodeRequest(model={"name": "mnist_k_sparse"}, picture={"tensor": tensor}).SerializeToString()
+
+    def read(answer: bytes) -> Array:
+        encoding = native.EncodeResponse.FromString(answer).encoding
+        return np.frombuffer(encoding.data, np.float32).reshape(encoding.shape)
+
+    scenario.asks[NATIVE] = scenario.asks[BARE] = Ask(_ENCODE, request, read)
+    return scenario
+
+
+def _infer(name: str, model: str, image: Array, output: str, expected: Array) -> Scenario:
+    asked = oip.ModelInferRequest(model_name=model, raw_input_contents=[image.tobytes()])
+    asked.inputs.add(name="image", datatype="UINT8" if image.dtype == np.uint8 else "FP32", shape=image.shape)
+    asked.outputs.add(name=output)
+
+    def read(answer: bytes) -> Array:
+        return _rows(oip.ModelInferResponse.FromString(answer))
+
+    def read_stream(answer: bytes) -> Array:
+        return _rows(oip.ModelStreamInferResponse.FromString(answer).infer_response)
+
+    predict = tfs.PredictRequest(model_spec={"name": model}, output_filter=[output])
+    tensor = predict.inputs["image"]
+    tensor.dtype = tensor_protos.CODES["UINT8" if image.dtype == np.uint8 else "FP32"]
+    for size in image.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    tensor.tensor_content = image.tobytes()
+
+    def read_predict(answer: bytes) -> Array:
+        found = tfs.PredictResponse.FromString(answer).outputs[output]
+        return np.array(found.float_val, np.float32).reshape([dim.size for dim in found.tensor_shape.dim])
+
+    request = asked.SerializeToString()
+    return Scenario(
+        name,
+        model,
+        len(image),
+        {"image": image},
+        output,
+        expected,
+        {
+            BARE: Ask(_INFER, request, read),
+            OPEN_INFERENCE: Ask(_INFER, request, read),
+            TENSORFLOW: Ask(_PREDICT, predict.SerializeToString(), read_predict),
+            STREAM: Ask(_INFER_STREAM, request, read_stream, stream=True),
+        },
+    )
+
+
+def _rows(response: oip.ModelInferResponse) -> Array:
+    return np.frombuffer(response.raw_output_contents[0], np.float32).reshape(response.outputs[0].shape)
+
+
+def _segment(name: str, picture: Array, batch: Array, expected: Array) -> Scenario:
+    tensor = native.Tensor(dtype=native.DATA_TYPE_UINT8, shape=picture.shape, data=picture.tobytes())
+    request = native.SegmentRequest(
+        model={"name": "pedestrian_unet"},
+        picture={"tensor": tensor},
+        format=native.MASK_FORMAT_PACKED_BITS,
+        threshold=0.5,
+    )
+
+    def bits(response: native.SegmentResponse) -> Array:
+        return np.frombuffer(response.mask.data, np.uint8).astype(np.float32)
+
+    return Scenario(
+        name,
+        "pedestrian_unet",
+        1,
+        {"image": batch},
+        "mask",
+        expected,
+        {
+            NATIVE: Ask(
+                _SEGMENT, request.SerializeToString(), lambda answer: bits(native.SegmentResponse.FromString(answer))
+            ),
+            STREAM: Ask(
+                _SEGMENT_STREAM,
+                native.SegmentStreamRequest(frame=1, request=request).SerializeToString(),
+                lambda answer: bits(native.SegmentStreamResponse.FromString(answer).response),
+                stream=True,
+            ),
+        },
+    )
