@@ -23,15 +23,25 @@ def main() -> int:
     if settings.print_settings:
         print(settings.to_toml(), end="")
         return 0
-    from serving import logs, server
+    from serving import logs
 
     logs.configure(settings.log_level, settings.log_format)
-    logging.getLogger("serving.settings").info("settings", extra={"settings": settings.values()})
+    log = logging.getLogger("serving")
+    log.info("settings", extra={"settings": settings.values()})
+    if settings.exposure:
+        log.warning(settings.exposure)
     try:
-        server.run(settings)
+        if settings.workers > 1 or settings.engine_process:
+            from serving.processes import supervisor
+
+            supervisor.run(settings)
+        else:
+            from serving import server
+
+            server.run(settings)
     except StartError as error:
         if settings.log_format == "json":
-            logging.getLogger("serving").error("%s", error)
+            log.error("%s", error)
         else:
             print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Builds what holds the models from the settings, for the server and for the engine process alike."""
+"""Builds from the settings what more than one kind of process has: metrics, models, certificates."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -9,6 +9,7 @@ from serving.changes import Order
 from serving.metrics import Metrics
 from serving.model_settings import Limits, VersionPolicy
 from serving.repository import ModelRepository
+from serving.security import Certificates
 from serving.settings import Settings
 from serving.shelf import Gather
 
@@ -55,6 +56,17 @@ def make_repository(
         conduct=conduct,
         gather=gather,
     )
+
+
+def read_certificates(settings: Settings) -> Certificates | None:
+    """Those of the ports; None where there is no TLS.
+
+    Raises:
+        SecurityError: they cannot be used.
+    """
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
 
 
 def distribution_version() -> str:

@@ -6,11 +6,14 @@
     │   ├── ModelError             model.onnx is missing, corrupt, or not what its manifest says
     │   ├── RepositoryError        no folder, no model, or a folder in the wrong place
     │   ├── ProviderError          the execution provider asked for is not usable
-    │   └── PortError              a port is taken or not ours to bind
+    │   ├── SecurityError          certificates, keys or tokens are missing or cannot be used
+    │   ├── PortError              a port is taken or not ours to bind
+    │   └── ProcessError           one of several processes cannot be kept running
     └── RequestError               one request fails, the server goes on
         ├── InvalidInputError      the input is at fault; the message says what was expected and what came
         │   └── InvalidPictureError  bytes that are no whole picture of a known format within the pixel limit
         ├── NotFoundError          no such model or version; the message names the known ones
+        ├── UnauthenticatedError   no token, or none that is known
         ├── ForbiddenError         the server's operator does not allow this to callers
         ├── LoadError              a model that was to be loaded is broken; what was served before still is
         ├── OverloadedError        a bounded queue is full: try again later, elsewhere
@@ -49,8 +52,16 @@ class ProviderError(StartError):
     """The execution provider asked for is not usable on this machine."""
 
 
+class SecurityError(StartError):
+    """Certificates, keys or tokens are missing or cannot be used: the server would be half protected."""
+
+
 class PortError(StartError):
     """A port cannot be bound."""
+
+
+class ProcessError(StartError):
+    """One of several processes cannot be kept running."""
 
 
 class RequestError(ServingError):
@@ -67,6 +78,10 @@ class InvalidPictureError(InvalidInputError):
 
 class NotFoundError(RequestError):
     """No such model or version."""
+
+
+class UnauthenticatedError(RequestError):
+    """No token came, or none that is known."""
 
 
 class ForbiddenError(RequestError):

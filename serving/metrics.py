@@ -8,12 +8,14 @@ client made up is counted under ``unknown``.
 """
 
 import platform
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.server import HTTPServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, make_wsgi_app
 
+from serving import exposition
 from serving.timings import Timings
 
 UNKNOWN = "unknown"
@@ -27,6 +29,8 @@ _SECONDS = (
 )
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _MODEL = ("model", "version")
+
+Families = list[Metric]
 
 
 class Metrics:
@@ -98,18 +102,22 @@ class Metrics:
         """Counts one answered request. Model and version must be known ones, or ``UNKNOWN``."""
         self._requests.labels(model, version, method, code).inc()
 
-    def serve(self, host: str, port: int) -> HTTPServer:
+    def serve(self, host: str, port: int, context: Callable[[], ssl.SSLContext] | None = None) -> HTTPServer:
         """Serves ``/metrics`` over HTTP on a thread of its own.
 
         Args:
             host: address to listen on.
             port: 0 takes any free one; the server returned says which (``server_port``).
+            context: asked for the certificates of each connection; None: no TLS.
 
         Raises:
             OSError: the port is taken, or not ours to bind.
         """
-        server, _ = start_http_server(port, host, self._registry)
-        return server
+        return serve(self._registry, host, port, context)
+
+    def families(self) -> Families:
+        """Everything as it is now, for a page that adds up several processes."""
+        return list(self._registry.collect())
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +158,10 @@ class ModelMetrics:
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Has ``depth`` asked for the requests that wait whenever the metrics are read."""
         self.depth.set_function(depth)
+
+
+def serve(
+    registry: CollectorRegistry, host: str, port: int, context: Callable[[], ssl.SSLContext] | None = None
+) -> HTTPServer:
+    """Serves a registry's page; see ``Metrics.serve``."""
+    return exposition.serve(make_wsgi_app(registry), host, port, context)

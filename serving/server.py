@@ -7,6 +7,7 @@ queues, sessions and the metrics port close.
 
 import logging
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from http.server import HTTPServer
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -26,7 +28,9 @@ from serving.engine import Engine
 from serving.errors import PortError, UnavailableError
 from serving.metrics import Metrics
 from serving.repository import Held
-from serving.servicers import native, open_inference, tensorflow_serving
+from serving.security import Tokens
+from serving.servicers import native, open_inference, tensorflow_serving, transport
+from serving.servicers.guard import Guard
 from serving.servicers.status import Reception
 from serving.settings import Settings
 from serving.shelf import Shelf
@@ -37,6 +41,7 @@ _SPARE_THREADS = 16
 _SETTLE_SECONDS = 0.1
 
 _SERVICES = (native.SERVICE_NAME, open_inference.SERVICE_NAME, *tensorflow_serving.SERVICE_NAMES)
+_ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +85,7 @@ class Server:
         grpc_port, metrics_port: the real ones, once started.
 
     Raises:
-        StartError: the provider asked for cannot be used.
+        StartError: the provider, the certificates or the tokens cannot be used.
     """
 
     def __init__(self, settings: Settings, member: Membership | None = None) -> None:
@@ -88,6 +93,7 @@ class Server:
         self._member = member
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
+        self._certificates = assembly.read_certificates(settings)
         imaging.limit_threads()
         self.metrics = assembly.make_metrics()
         self._health = health.HealthServicer()
@@ -134,10 +140,11 @@ class Server:
     def summary(self) -> str:
         """One line for people and scripts: the addresses and what is served there."""
         host = self._settings.host
+        scheme = "https" if self._settings.metrics_tls else "http"
         models = ",".join(f"{servable.name}/{servable.version}" for servable in self.engine.models())
         return (
             f"ready grpc={_address(host, self.grpc_port)}"
-            f" metrics=http://{_address(host, self.metrics_port)}/metrics models={models}"
+            f" metrics={scheme}://{_address(host, self.metrics_port)}/metrics models={models}"
         )
 
     def stop(self, grace: float) -> None:
@@ -176,9 +183,9 @@ class Server:
         server = grpc.server(
             # An open stream holds a thread whether or not a request of it is under way.
             ThreadPoolExecutor(2 * settings.max_in_flight + _SPARE_THREADS, thread_name_prefix="grpc"),
+            interceptors=[] if settings.token_file is None else [self._build_guard(settings.token_file)],
             options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
+                *transport.options(settings),
                 # With it, servers share a port, and each gets a part of the requests; strangers are not to.
                 ("grpc.so_reuseport", int(self._member is not None)),
             ],
@@ -199,8 +206,11 @@ class Server:
             tensorflow_serving.ModelServicer(self.engine, self._reception, control=settings.callers_control_models),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        reflection.enable_server_reflection(_ALL_SERVICES, server)
         return server
+
+    def _build_guard(self, token_file: Path) -> Guard:
+        return Guard(Tokens(token_file), self._settings.token_free, _ALL_SERVICES, self._reception.turn_away)
 
     def _on_change(self, name: str, served: bool) -> None:
         self._set_health(name, serving=served)
@@ -212,18 +222,22 @@ class Server:
     def _bind(self) -> None:
         host = self._settings.host
         try:
-            self.grpc_port = self._grpc.add_insecure_port(_address(host, self._settings.grpc_port))
+            self.grpc_port = transport.listen(self._grpc, _address(host, self._settings.grpc_port), self._certificates)
         except RuntimeError as error:
             address = _address(host, self._settings.grpc_port)
             raise PortError(f"--grpc-port: cannot listen on {address}; is the port taken?") from error
         if self._member is not None:
             return
         try:
-            self._http = self.metrics.serve(host, self._settings.metrics_port)
+            self._http = self.metrics.serve(host, self._settings.metrics_port, self._metrics_context())
         except OSError as error:
             address = _address(host, self._settings.metrics_port)
             raise PortError(f"--metrics-port: cannot listen on {address}: {error.strerror}") from error
         self.metrics_port = self._http.server_port
+
+    def _metrics_context(self) -> Callable[[], ssl.SSLContext] | None:
+        certificates = self._certificates
+        return (lambda: certificates.context) if certificates and self._settings.metrics_tls else None
 
     def _set_health(self, *services: str, serving: bool) -> None:
         states = health_pb2.HealthCheckResponse
@@ -254,10 +268,17 @@ def run(settings: Settings) -> None:
             print(server.summary, flush=True)
             stopping.wait()
     finally:
-        _stop(server, settings.grace_seconds, hurry)
+        drain(server, settings.grace_seconds, hurry)
 
 
-def _stop(server: Server, grace: float, hurry: threading.Event) -> None:
+def drain(server: Server, grace: float, hurry: threading.Event) -> None:
+    """Stops a server, and cuts the grace time short when ``hurry`` is set.
+
+    Args:
+        server: to stop.
+        grace: seconds for the requests under way.
+        hurry: looked at all the time.
+    """
     drain = threading.Thread(target=server.stop, args=(grace,), name="drain")
     drain.start()
     while drain.is_alive() and not hurry.wait(0.05):

@@ -115,6 +115,16 @@ class Settings(BaseSettings):
         description="server processes on the one gRPC port; each has its own models, queues and limits, and its share"
         " of the threads. On a GPU they decode and resize for one engine process",
     )
+    engine_process: bool = Field(
+        False,
+        description="whether one process has the models, and the workers decode and resize for it and hand it rows in"
+        " shared memory; always so with several workers on a GPU",
+    )
+    shared_memory_bytes: PositiveInt = Field(
+        256 * 2**20,
+        description="memory that each worker shares with the engine process for the rows under way, taken as it is"
+        " needed; a request that finds no room is answered RESOURCE_EXHAUSTED",
+    )
     poll_seconds: float = Field(
         0, ge=0, allow_inf_nan=False, description="how often to look for new, changed and removed models; 0 never does"
     )
@@ -216,6 +226,19 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def exposure(self) -> str | None:
+        """What to warn of: that others can connect, and what does not keep them; None when all is well."""
+        known = self.token_file or self.tls_client_ca
+        missing = [
+            "without --tls-certificate, so that what is sent can be read on its way"
+            if not self.tls_certificate
+            else "",
+            "without --token-file or --tls-client-ca, so that everybody who reaches it may ask" if not known else "",
+        ]
+        told = ", and ".join(filter(None, missing))
+        return f"--host {self.host} {told}" if told and not self.on_loopback else None
 
     @property
     def callers_control_models(self) -> bool:

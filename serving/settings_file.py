@@ -41,7 +41,7 @@ class SettingsFile(PydanticBaseSettingsSource):
         for key in values:
             if key not in known:
                 near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
+                hint = f"; did you mean {near[0]}?" if near else "; --help lists those there are"
                 raise StartError(f"settings: {path}: there is no setting {key!r}{hint}")
         return values
 

@@ -23,7 +23,11 @@ import typer
 from serving.client.answers import Mask, Model, Rows, to_png
 from serving.client.clients import ENCODER, SEGMENTER, Client
 from serving.client.messages import ServiceError
+from serving.client.security import Security
 from serving.errors import ServingError
+
+# Not a flag: every user of the machine can read those.
+_TOKEN = "SPARSEWALK_TOKEN"
 
 app = typer.Typer(
     help="Asks a Sparsewalk server for masks, encodings and reconstructions.",
@@ -62,6 +66,23 @@ Target = Annotated[str, typer.Option(help="Address of the server.", envvar="SPAR
 Output = Annotated[Path, typer.Option(help="Folder for the files; made when missing.", file_okay=False)]
 Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.", min=0.001)]
 Version = Annotated[int | None, typer.Option("--model-version", help="Version of the model; the newest when left out.")]
+Ca = Annotated[
+    Path | None,
+    typer.Option(help="PEM file with the server's authorities; implies TLS.", envvar="SPARSEWALK_CA", dir_okay=False),
+]
+Tls = Annotated[bool, typer.Option("--tls", help="Speak TLS, and trust the web's authorities.")]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(help="PEM file with a certificate of our own.", envvar="SPARSEWALK_CLIENT_CERTIFICATE"),
+]
+Key = Annotated[Path | None, typer.Option(help="PEM file with its key.", envvar="SPARSEWALK_CLIENT_KEY")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        help=f"File with the bearer token; or the token itself in the environment, as {_TOKEN}.",
+        envvar="SPARSEWALK_TOKEN_FILE",
+    ),
+]
 Sources = Annotated[list[Path], typer.Argument(help="Pictures, or .npy files with rows.", exists=True, dir_okay=False)]
 
 
@@ -77,10 +98,15 @@ def segment(
     output: Output = Path(),
     target: Target = "localhost:8001",
     timeout: Timeout = 30.0,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Writes the pedestrian masks of pictures: NAME.overlay.png, NAME.mask.png, NAME.npy (bool) or NAME.json."""
     table = [("picture", "size", "pedestrian", "model", "ms", "written")]
-    with _complaints(), Client(target, timeout=timeout) as client:
+    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, token_file) as client:
         for picture in pictures:
             data = picture.read_bytes()
             mask = client.segment(data, model, threshold, version=model_version)
@@ -108,9 +134,14 @@ def encode(
     output: Output = Path(),
     target: Target = "localhost:8001",
     timeout: Timeout = 30.0,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Writes the encodings of pictures or rows: NAME.encoding.npy (float32 [rows, latents]), .json or .png."""
-    with _complaints(), Client(target, timeout=timeout) as client:
+    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, token_file) as client:
         answers = [(path, client.encode(_read(path), model, version=model_version)) for path in sources]
         _report_rows(answers, "encoding", form, output)
 
@@ -124,9 +155,14 @@ def reconstruct(
     output: Output = Path(),
     target: Target = "localhost:8001",
     timeout: Timeout = 30.0,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Writes what the auto-encoder makes of pictures or rows: NAME.reconstruction.png, .npy or .json."""
-    with _complaints(), Client(target, timeout=timeout) as client:
+    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, token_file) as client:
         answers = [(path, client.reconstruct(_read(path), model, version=model_version)) for path in sources]
         _report_rows(answers, "reconstruction", form, output)
 
@@ -136,9 +172,14 @@ def models(
     form: Annotated[Listing, typer.Option("--format", help="How to print them.")] = Listing.TABLE,
     target: Target = "localhost:8001",
     timeout: Timeout = 30.0,
+    tls: Tls = False,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Lists the models of the server."""
-    with _complaints(), Client(target, timeout=timeout) as client:
+    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, token_file) as client:
         found = client.models()
     if form is Listing.JSON:
         print(json.dumps([dataclasses.asdict(model) for model in found], indent=2))
@@ -161,6 +202,20 @@ def write(path: Path, data: bytes) -> Path:
         aside.unlink(missing_ok=True)
         raise
     return path
+
+
+def _connect(
+    target: str,
+    timeout: float,
+    tls: bool,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    token_file: Path | None,
+) -> Client:
+    token = None if token_file else os.environ.get(_TOKEN)
+    security = Security(tls=tls, ca=ca, certificate=certificate, key=key, token=token, token_file=token_file)
+    return Client(target, timeout=timeout, security=security)
 
 
 @contextmanager

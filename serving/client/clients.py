@@ -10,6 +10,7 @@ import numpy.typing as npt
 from serving.client import messages
 from serving.client.answers import Mask, Model, Rows
 from serving.client.messages import ServiceError, Source, Version
+from serving.client.security import Security
 from serving.pb.sparsewalk.v1 import encoder_pb2 as pb
 from serving.pb.sparsewalk.v1 import encoder_pb2_grpc as pb_grpc
 
@@ -26,6 +27,7 @@ class Client:
         target: ``host:port``.
         timeout: seconds that one request may take, retries included.
         max_message_bytes: largest message sent or taken.
+        security: TLS and token; None: neither.
     """
 
     def __init__(
@@ -34,9 +36,17 @@ class Client:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        security: Security | None = None,
     ) -> None:
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(target, messages.channel_options(max_message_bytes))
+        self._security = security or Security()
+        options = messages.channel_options(max_message_bytes)
+        credentials = self._security.credentials()
+        self._channel = (
+            grpc.insecure_channel(target, options)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options)
+        )
         self._stub = _stub(self._channel)
 
     def segment(
@@ -90,7 +100,7 @@ class Client:
             except Exception as error:
                 failures.append(error)
 
-        call = self._stub.SegmentStream(requests())
+        call = self._stub.SegmentStream(requests(), metadata=self._security.metadata())
         try:
             for response in call:
                 yield messages.to_frame(response)
@@ -159,7 +169,7 @@ class Client:
 
     def _ask(self, method: Any, request: Any) -> Any:
         try:
-            return method(request, timeout=self._timeout)
+            return method(request, timeout=self._timeout, metadata=self._security.metadata())
         except grpc.RpcError as error:
             raise messages.failure(error) from error
 
@@ -171,6 +181,7 @@ class AsyncClient:
         target: ``host:port``.
         timeout: seconds that one request may take, retries included.
         max_message_bytes: largest message sent or taken.
+        security: TLS and token; None: neither.
     """
 
     def __init__(
@@ -179,9 +190,17 @@ class AsyncClient:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        security: Security | None = None,
     ) -> None:
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(target, messages.channel_options(max_message_bytes))
+        self._security = security or Security()
+        options = messages.channel_options(max_message_bytes)
+        credentials = self._security.credentials()
+        self._channel = (
+            grpc.aio.insecure_channel(target, options)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options)
+        )
         self._stub = _stub(self._channel)
 
     async def segment(
@@ -212,7 +231,7 @@ class AsyncClient:
             except Exception as error:
                 failures.append(error)
 
-        call = self._stub.SegmentStream(requests())
+        call = self._stub.SegmentStream(requests(), metadata=self._security.metadata())
         try:
             async for response in call:
                 yield messages.to_frame(response)
@@ -256,7 +275,7 @@ class AsyncClient:
 
     async def _ask(self, method: Any, request: Any) -> Any:
         try:
-            return await method(request, timeout=self._timeout)
+            return await method(request, timeout=self._timeout, metadata=self._security.metadata())
         except grpc.RpcError as error:
             raise messages.failure(error) from error
 

@@ -43,11 +43,13 @@ class ServiceError(Exception):
 
     Attributes:
         code: the gRPC status, e.g. ``grpc.StatusCode.NOT_FOUND``.
+        request_id: under which the server's log has the request; None where it did not get there.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, request_id: str | None = None) -> None:
         super().__init__(f"{code.name}: {message}")
         self.code = code
+        self.request_id = request_id
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
@@ -61,7 +63,9 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
 
 def failure(error: grpc.RpcError) -> ServiceError:
     """What a failed RPC is to the caller."""
-    return ServiceError(error.code(), error.details() or "no details")
+    trailing: Any = error.trailing_metadata() or ()  # pairs, of a kind of its own in each of the two APIs
+    request_ids = [value for key, value in trailing if key == "x-request-id"]
+    return ServiceError(error.code(), error.details() or "no details", request_ids[0] if request_ids else None)
 
 
 def segment_request(source: Source, model: str, version: Version, threshold: float | None) -> pb.SegmentRequest:

@@ -21,10 +21,11 @@ from serving.errors import (
     NotFoundError,
     OverloadedError,
     RequestError,
+    UnauthenticatedError,
     UnavailableError,
     quote,
 )
-from serving.metrics import Metrics
+from serving.metrics import UNKNOWN, Metrics
 from serving.servicers.streams import Stream
 from serving.shelf import Shelf, Version
 
@@ -41,6 +42,7 @@ _log = logging.getLogger(__name__)
 STATUS: dict[type[RequestError], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     LoadError: grpc.StatusCode.FAILED_PRECONDITION,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -73,12 +75,14 @@ class Reception:
         self._metrics = metrics
         self._max_in_flight = max_in_flight
         self._window = window
-        self._slots = threading.BoundedSemaphore(max_in_flight)
+        self._in_flight = 0
         self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="stream")
         self._open = 0
         self._streams: set[Stream[Any]] = set()
         self._draining = False
-        self._changed = threading.Condition()
+        # The lock on its own, for those who need not wait: taking it through the condition costs more.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def answer(
         self, method: str, model: Asked, context: grpc.ServicerContext, work: Callable[[Call], Answer]
@@ -141,6 +145,14 @@ class Reception:
         if stream.drained:
             context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
 
+    def turn_away(self, method: str) -> None:
+        """Counts a call that was not let in.
+
+        Args:
+            method: ``/service/Method``, one that there is.
+        """
+        self._metrics.count(UNKNOWN, UNKNOWN, method.rpartition("/")[2], grpc.StatusCode.UNAUTHENTICATED.name)
+
     def drain(self) -> None:
         """Ends every stream as soon as the requests that it has read are answered."""
         with self._changed:
@@ -170,11 +182,12 @@ class Reception:
 
         def on_end() -> None:
             call.cancel()
-            with self._changed:
+            with self._lock:
                 self._open -= 1
-                self._changed.notify_all()
+                if not self._open:
+                    self._changed.notify_all()
 
-        with self._changed:
+        with self._lock:
             self._open += 1
         # gRPC calls back when the answer is sent, or the caller is gone; False: it is gone already.
         if not context.add_callback(on_end):
@@ -199,13 +212,15 @@ class Reception:
         return answer
 
     def _admit(self, call: Call, work: Callable[[Call], Answer]) -> Answer:
-        if not self._slots.acquire(blocking=False):
-            raise OverloadedError(f"the server is busy with {self._max_in_flight} requests")
+        with self._lock:
+            if self._in_flight >= self._max_in_flight:
+                raise OverloadedError(f"the server is busy with {self._max_in_flight} requests")
+            self._in_flight += 1
         try:
-            with self._metrics.in_flight.track_inprogress():
-                return work(call)
+            return work(call)
         finally:
-            self._slots.release()
+            with self._lock:
+                self._in_flight -= 1
 
     def _count(self, method: str, model: Asked, status: grpc.StatusCode) -> None:
         name, version = self._shelf.names(*model)

@@ -280,6 +280,12 @@ def build() -> Callable[..., Path]:
     return write_model
 
 
+@pytest.fixture(scope="session", name="launch")
+def launch_fixture() -> Callable[..., RunningServer]:
+    """Starts a server, for fixtures of a wider scope than a test's; they stop it."""
+    return launch
+
+
 @pytest.fixture(scope="session")
 def fail_to_start() -> Callable[..., tuple[int, str, str]]:
     """Runs a server that should not start: exit code, stdout, stderr."""

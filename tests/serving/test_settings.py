@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -100,7 +101,7 @@ class TestFile:
         ("text", "complaint"),
         [
             ("grpc-port = 1", "there is no setting 'grpc-port'; did you mean grpc_port?"),
-            ("xyzzy = 1", "there is no setting 'xyzzy'; known are allowed_batch_sizes, grace_seconds, "),
+            ("xyzzy = 1", "there is no setting 'xyzzy'; --help lists those there are"),
             ('config = "other.toml"', "there is no setting 'config'"),
             (
                 "grpc_port = 1e9",
@@ -173,6 +174,25 @@ def test_callers_control_models_only_on_loopback_unless_said(flags: list[str], a
     assert Settings.from_command_line(flags).callers_control_models is allowed
 
 
+TLS = ["--tls-certificate", "a", "--tls-key", "b"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "warned_of"),
+    [
+        ([], ["--tls-certificate", "--token-file or --tls-client-ca"]),
+        (TLS, ["--token-file or --tls-client-ca"]),
+        (["--token-file", "c"], ["--tls-certificate"]),
+        ([*TLS, "--token-file", "c"], []),
+        ([*TLS, "--tls-client-ca", "c"], []),
+    ],
+)
+def test_what_keeps_nobody_out_is_warned_of_beyond_loopback(flags: list[str], warned_of: list[str]) -> None:
+    assert Settings.from_command_line(flags).exposure is None
+    told = Settings.from_command_line(["--host", "0.0.0.0", *flags]).exposure
+    assert re.findall(r"without (--\S+(?: or --[a-z-]+)?)", (told or "").replace(",", "")) == warned_of
+
+
 def test_settings_are_printed_on_demand(models: Path) -> None:
     command = [sys.executable, "-m", "serving", "--model-repository", str(models), "--print-settings"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -183,5 +203,5 @@ def test_settings_are_printed_on_demand(models: Path) -> None:
 
 def test_settings_are_logged_at_start(start: Callable[..., Any]) -> None:
     _, errors = start(None, "--max-queue-size", "7").stop()
-    line = next(line for line in errors.splitlines() if " serving.settings: " in line)
+    line = next(line for line in errors.splitlines() if " INFO serving: settings " in line)
     assert " max_queue_size=7 " in line

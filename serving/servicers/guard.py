@@ -1,0 +1,62 @@
+"""Lets in who has a token; everybody else is answered UNAUTHENTICATED before his message is read."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+
+from serving.errors import SecurityError, UnauthenticatedError
+from serving.security import Tokens
+from serving.servicers.status import status_of
+
+# Generic in the stubs only.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Continuation = Callable[[grpc.HandlerCallDetails], Handler]
+
+_HEADER = "authorization"
+
+
+class Guard(grpc.ServerInterceptor):
+    """Asks every call for a token.
+
+    Args:
+        tokens: those that are let in.
+        free: full names of services, or ``service/Method``, for which none is needed.
+        services: full names of the server's services.
+        on_refusal: told the method (``/service/Method``) of each call that is refused.
+
+    Raises:
+        SecurityError: ``free`` names something that is not there.
+    """
+
+    def __init__(
+        self, tokens: Tokens, free: Sequence[str], services: Sequence[str], on_refusal: Callable[[str], None]
+    ) -> None:
+        for name in free:
+            if name.partition("/")[0] not in services:
+                raise SecurityError(f"--token-free: the services are {', '.join(sorted(services))}. Received: {name!r}")
+        self._tokens = tokens
+        self._free = frozenset(f"/{name}" for name in free)
+        self._on_refusal = on_refusal
+
+    def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """The method's handler, or one that refuses."""
+        handler = continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or method in self._free or method.rpartition("/")[0] in self._free:
+            return handler
+        sent = [value for key, value in handler_call_details.invocation_metadata or () if key == _HEADER]
+        if len(sent) == 1 and self._tokens.admit(sent[0]):
+            return handler
+        error = UnauthenticatedError(
+            "this server wants a token: send the metadata 'authorization: Bearer TOKEN'. Received:"
+            f" {'one it does not know' if sent else 'none'}"
+        )
+
+        def refuse(requests: Iterator[Any], context: grpc.ServicerContext) -> NoReturn:
+            del requests  # whatever was sent stays unread
+            self._on_refusal(method)
+            context.abort(status_of(error), str(error))
+
+        # Whatever kind the method is of: only of a stream's handler gRPC does not read the first message beforehand.
+        return grpc.stream_stream_rpc_method_handler(refuse)
