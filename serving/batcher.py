@@ -80,7 +80,9 @@ class DynamicBatcher:
         self._caller_runs = caller_runs and limits.max_queue_delay == 0
         self._on_batch = on_batch
         self._waiting: list[Ticket] = []
-        self._changed = threading.Condition(threading.Lock())
+        # The lock on its own, for those who need not wait: taking it through the condition costs more.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._busy = 0
         self._closing = False
         self._threads: list[threading.Thread] = []
@@ -193,7 +195,7 @@ class DynamicBatcher:
 
     def _seize(self) -> bool:
         """Takes the model for the calling thread if it is idle and no one waits."""
-        with self._changed:
+        with self._lock:
             if self._busy == len(self._runs) or self._waiting or self._closing:
                 return False
             self._busy += 1
@@ -201,7 +203,7 @@ class DynamicBatcher:
 
     def _yield(self) -> None:
         """Gives an instance back, to those who came meanwhile if there are any."""
-        with self._changed:
+        with self._lock:
             self._busy -= 1
             if self._waiting or self._closing:
                 self._changed.notify()
@@ -300,11 +302,11 @@ class DynamicBatcher:
         self, run: Run, parts: Sequence[Mapping[str, Array]], names: tuple[str, ...], rows: int, started: float
     ) -> list[Array]:
         """Joins, fills up, runs and cuts off what was filled in."""
-        size = next((size for size in self._sizes if size >= rows), rows)
+        size = next(size for size in self._sizes if size >= rows) if self._sizes else rows
         results = run(_join(parts, size - rows), names)
         for name, array in zip(names, results, strict=True):
-            if array.shape[0] != size:
-                raise ValueError(f"output {name!r} has {array.shape[0]} rows where {size} went in")
+            if len(array) != size:
+                raise ValueError(f"output {name!r} has {len(array)} rows where {size} went in")
         self._on_batch(Batch(rows, size - rows, time.monotonic() - started))
         return results if size == rows else [array[:rows] for array in results]
 

@@ -55,17 +55,21 @@ class Intake:
 
     def check(self, servable: Servable, spec: TensorSpec, array: Array) -> None:
         """Holds an array to its spec: dtype, shape, and values in range (which NaN and infinity are not)."""
-        fits = array.dtype == spec.numpy_dtype and array.ndim == len(spec.shape)
-        if not fits or any(wanted not in (-1, size) for wanted, size in zip(spec.shape, array.shape, strict=True)):
+        shape = array.shape
+        if array.dtype != spec.numpy_dtype or len(shape) != len(spec.shape):
             raise _refusal(servable, spec, "", describe(array))
+        for size, wanted in zip(shape, spec.shape, strict=True):
+            if wanted not in (-1, size):
+                raise _refusal(servable, spec, "", describe(array))
         if array.size == 0:
             raise _refusal(servable, spec, " with at least one row", describe(array))
-        step = servable.manifest.resizing.multiple_of
-        for size, axis, free in zip(array.shape, spec.axes, spec.shape, strict=True):
-            if free == -1 and axis in ("height", "width") and size % step:
-                raise _refusal(servable, spec, f", {axis} a multiple of {step}", describe(array))
-        if array.ndim == 4 and math.prod(array.shape[:3]) > self._max_pixels:
-            raise _refusal(servable, spec, f", at most {self._max_pixels} pixels", describe(array))
+        if len(shape) == 4:
+            step = servable.manifest.resizing.multiple_of
+            for size, axis, free in zip(shape, spec.axes, spec.shape, strict=True):
+                if free == -1 and axis in ("height", "width") and size % step:
+                    raise _refusal(servable, spec, f", {axis} a multiple of {step}", describe(array))
+            if math.prod(shape[:3]) > self._max_pixels:
+                raise _refusal(servable, spec, f", at most {self._max_pixels} pixels", describe(array))
         if spec.dtype == "FP32":
             _check_values(servable, spec, array)
 

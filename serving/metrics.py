@@ -67,7 +67,9 @@ class Metrics:
             (*_MODEL, "method", "code"),
             registry=registry,
         )
-        self.in_flight = Gauge("sparsewalk_requests_in_flight", "Requests under way.", registry=registry)
+        # Looking a child up takes longer than counting; there are as many as models times methods times codes.
+        self._counters: dict[tuple[str, str, str, str], Counter] = {}
+        self._in_flight = Gauge("sparsewalk_requests_in_flight", "Requests under way.", registry=registry)
         self._ready = Gauge("sparsewalk_model_ready", "1 when the model answers.", _MODEL, registry=registry)
         self._load = Gauge(
             "sparsewalk_model_load_seconds", "Time that loading and warm-up took.", _MODEL, registry=registry
@@ -100,7 +102,15 @@ class Metrics:
 
     def count(self, model: str, version: str, method: str, code: str) -> None:
         """Counts one answered request. Model and version must be known ones, or ``UNKNOWN``."""
-        self._requests.labels(model, version, method, code).inc()
+        key = (model, version, method, code)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._requests.labels(*key)
+        counter.inc()
+
+    def watch_in_flight(self, count: Callable[[], int]) -> None:
+        """Has ``count`` asked for the requests under way whenever the metrics are read."""
+        self._in_flight.set_function(count)
 
     def serve(self, host: str, port: int, context: Callable[[], ssl.SSLContext] | None = None) -> HTTPServer:
         """Serves ``/metrics`` over HTTP on a thread of its own.

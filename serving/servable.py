@@ -49,7 +49,8 @@ class Servable(ABC):
         self.statistics = Statistics()
         self._users = 0
         self._retired = False
-        self._left = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
 
     @abstractmethod
     def infer(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], call: Call) -> Rows:
@@ -85,7 +86,7 @@ class Servable(ABC):
 
     def enter(self) -> bool:
         """Counts one more user. False: the servable is being replaced; ask the repository again."""
-        with self._left:
+        with self._lock:
             if self._retired:
                 return False
             self._users += 1
@@ -93,7 +94,7 @@ class Servable(ABC):
 
     def leave(self) -> None:
         """Counts one user less."""
-        with self._left:
+        with self._lock:
             self._users -= 1
             if self._retired and not self._users:
                 self._left.notify_all()

@@ -70,7 +70,8 @@ class Statistics:
         """Counts one answered request."""
         with self._lock:
             for phase, tally in self._sums.phases.items():
-                tally.add(getattr(timings, phase))
+                tally.count += 1
+                tally.seconds += getattr(timings, phase)
             self._sums.last_answer = time.time()
 
     def failed(self, seconds: float) -> None:
@@ -82,7 +83,10 @@ class Statistics:
         """Counts one run of the model."""
         with self._lock:
             self._sums.rows += rows
-            self._sums.batches.setdefault(rows, Tally()).add(seconds)
+            tally = self._sums.batches.get(rows)
+            if tally is None:
+                tally = self._sums.batches[rows] = Tally()
+            tally.add(seconds)
 
     def snapshot(self) -> Snapshot:
         """A copy that does not change any more."""

@@ -89,12 +89,11 @@ class EncoderServicer(pb_grpc.EncoderServiceServicer):
             encoding = answer.outputs["encoding"]
             if request.top:
                 encoding = sparse.keep_top(encoding, request.top)
-            response = pb.EncodeResponse(model=_spec(answer), timings=_timings(answer.timings))
             if form:
-                response.sparse.CopyFrom(sparse.from_dense(encoding))
-            else:
-                response.encoding.CopyFrom(_tensor(encoding))
-            return response
+                return pb.EncodeResponse(
+                    model=_spec(answer), timings=_timings(answer.timings), sparse=sparse.from_dense(encoding)
+                )
+            return pb.EncodeResponse(model=_spec(answer), timings=_timings(answer.timings), encoding=_tensor(encoding))
 
         return self._reception.answer("Encode", (name, version), context, work)
 

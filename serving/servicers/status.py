@@ -83,6 +83,7 @@ class Reception:
         # The lock on its own, for those who need not wait: taking it through the condition costs more.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        metrics.watch_in_flight(lambda: self._in_flight)
 
     def answer(
         self, method: str, model: Asked, context: grpc.ServicerContext, work: Callable[[Call], Answer]
