@@ -13,9 +13,14 @@ DATA ?= auto
 ONLY ?=
 RUNS ?= runs
 MODELS ?= models
+# container engine, images and their tag
+ENGINE ?= docker
+TARGETS ?= serving-cpu serving-gpu training video
+TAG ?= 0.1.0
+KUBECTL := .tools/kubectl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format protos conformance-clients constraints train-all export report serve clean
+.PHONY: help demo test image lint format protos conformance-clients constraints train-all export report serve clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,9 +44,20 @@ demo: $(READY) ## Train, export, serve and ask: the whole product in one go, wit
 	$(BIN)/python -m serving.demo --models demo/models --samples demo/samples --output demo
 
 # Apart, since the service's TensorFlow messages and TensorFlow's own have the same names, and a process holds one of each.
-test: $(READY) ## Run the tests
+test: $(READY) $(KUBECTL) ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/serving
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/contract tests/training
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/deploy
+
+# For the tests of deploy/; where it cannot be had they take the kubectl of the PATH.
+$(KUBECTL): deploy/tools/kubectl.py | $(READY)
+	-@$(BIN)/python deploy/tools/kubectl.py $@
+
+image: ## Build the container images (ENGINE=docker|podman|buildah, TARGETS="serving-cpu ...", TAG=...)
+	@for target in $(TARGETS); do \
+	  $(ENGINE) build --file deploy/Dockerfile --target $$target --tag sparsewalk/$$target:$(TAG) \
+	    --build-arg VERSION=$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) . || exit 1; \
+	done
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .
@@ -81,4 +97,4 @@ serve: $(READY) ## Serve models/
 	$(BIN)/python -m serving --model-repository $(MODELS)
 
 clean: ## Remove the environment and caches; runs and models stay
-	rm -rf $(VENV) .venv-tritonclient *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-tritonclient .tools *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
