@@ -1,6 +1,7 @@
-"""Builds from the settings what more than one kind of process has: metrics, models, certificates."""
+"""Builds from the settings what more than one kind of process has: metrics, models, certificates, addresses."""
 
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from serving import backend
@@ -67,6 +68,26 @@ def read_certificates(settings: Settings) -> Certificates | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     return Certificates(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+
+
+def metrics_context(settings: Settings, certificates: Certificates | None) -> Callable[[], ssl.SSLContext] | None:
+    """What asks for the certificates of the metrics port; None where that has no TLS."""
+    return (lambda: certificates.context) if certificates is not None and settings.metrics_tls else None
+
+
+def ready_line(settings: Settings, grpc_port: int, metrics_port: int, models: Iterable[tuple[str, int]]) -> str:
+    """One line for people and scripts: the addresses and the model versions that are served there."""
+    scheme = "https" if settings.metrics_tls else "http"
+    served = ",".join(f"{name}/{number}" for name, number in models)
+    return (
+        f"ready grpc={address(settings.host, grpc_port)}"
+        f" metrics={scheme}://{address(settings.host, metrics_port)}/metrics models={served}"
+    )
+
+
+def address(host: str, port: int) -> str:
+    """As gRPC and URLs write it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def distribution_version() -> str:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.call import Call
-from serving.errors import InferenceError, InvalidInputError, OverloadedError, UnavailableError
+from serving.errors import InferenceError, OverloadedError, UnavailableError
 from serving.model_settings import Limits
 from serving.ticket import Rows, Ticket, count_rows
 
@@ -129,7 +129,7 @@ class DynamicBatcher:
         try:
             call.check()
             rows = count_rows(inputs)
-            self._check_rows(rows)
+            self.limits.check_rows(self.name, rows)
             started = time.monotonic()
             try:
                 results = self._compute(self._runs[0], (inputs,), outputs, rows, started)
@@ -139,21 +139,31 @@ class DynamicBatcher:
         finally:
             self._yield()
 
-    def submit(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], call: Call) -> Ticket:
+    def submit(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: tuple[str, ...],
+        call: Call,
+        *,
+        submitted: float | None = None,
+        settled: Callable[[Ticket], None] | None = None,
+    ) -> Ticket:
         """Queues one request.
 
         Args:
             inputs: name -> array [rows, ...]; the same, positive number of rows in each.
             outputs: names of the outputs wanted.
             call: whose request it is.
+            submitted: when it began to wait, by ``time.monotonic()``; now where None.
+            settled: called once, when the ticket has its outcome, with a lock held: it must not wait.
 
         Raises:
             InvalidInputError: more rows than ``max_batch_size``.
             OverloadedError: the queue is full.
             UnavailableError: the batcher is closed.
         """
-        ticket = Ticket(inputs, outputs, call, self.withdraw)
-        self._check_rows(ticket.rows)
+        ticket = Ticket(inputs, outputs, call, self.withdraw, submitted, settled)
+        self.limits.check_rows(self.name, ticket.rows)
         with self._changed:
             if self._closing:
                 raise UnavailableError(f"{self.name} is shutting down")
@@ -186,12 +196,6 @@ class DynamicBatcher:
         with self._changed:
             while self._waiting:
                 self._waiting.pop().settle(UnavailableError(f"{self.name} is shutting down"))
-
-    def _check_rows(self, rows: int) -> None:
-        if rows > self.limits.max_batch_size:
-            raise InvalidInputError(
-                f"{self.name} takes at most {self.limits.max_batch_size} rows in one request. Received: {rows}"
-            )
 
     def _seize(self) -> bool:
         """Takes the model for the calling thread if it is idle and no one waits."""

@@ -19,7 +19,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints, ValidationError
 
-from serving.errors import RepositoryError
+from serving.errors import InvalidInputError, RepositoryError
 
 FILE_NAME = "serving.json"
 POLICY_PATTERN = r"^(all|latest:[1-9][0-9]{0,8}|specific:[1-9][0-9]{0,17}(,[1-9][0-9]{0,17})*)$"
@@ -47,6 +47,15 @@ class Limits:
     allowed_batch_sizes: tuple[int, ...] = ()
     max_queue_delay: float = 0.0
     instances: int = 1
+
+    def check_rows(self, name: str, rows: int) -> None:
+        """Refuses a request of the model ``name`` with too many rows.
+
+        Raises:
+            InvalidInputError: there are more than ``max_batch_size``.
+        """
+        if rows > self.max_batch_size:
+            raise InvalidInputError(f"{name} takes at most {self.max_batch_size} rows in one request. Received: {rows}")
 
     def batch_sizes(self) -> tuple[int, ...]:
         """The sizes that runs are filled up to, rising; empty when nothing is."""

@@ -194,7 +194,7 @@ class ModelRepository(Shelf):
         """
         with self._changing:
             if not self._ready:
-                raise UnavailableError("the models are not ready: the server is starting or stopping")
+                raise UnavailableError(f"the models are not ready: {self.unready}")
             return self._prepare(name, override or self._overrides.get(name))
 
     def commit(self, plan: Plan) -> None:
@@ -330,6 +330,7 @@ class ModelRepository(Shelf):
         servable = LoadedServable(folder, manifest, self._runtime, limits, metrics, seen)
         servable.start()
         seconds = time.monotonic() - started
+        servable.load_seconds = seconds
         metrics.loaded(servable.provider, seconds)
         _log.info("loaded %s/%d on %s in %.3f s", servable.name, servable.version, servable.provider, seconds)
         return servable

@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from serving.manifest import Manifest, TensorSpec
 from serving.metrics import ModelMetrics
 from serving.model_settings import Limits
 from serving.tally import Statistics
-from serving.ticket import Array, Rows
+from serving.ticket import Array, Rows, Ticket
 from serving.timings import Timings
 
 
@@ -118,6 +118,9 @@ class LoadedServable(Servable):
         metrics: where the runs are noted.
         fingerprint: of the files it was loaded from; see ``repository.py``.
 
+    Attributes:
+        load_seconds: that loading and warm-up took; 0 before.
+
     Raises:
         StartError: the model cannot be loaded.
     """
@@ -144,6 +147,7 @@ class LoadedServable(Servable):
             caller_runs=not backend.one_thread,
             on_batch=self._on_batch,
         )
+        self.load_seconds = 0.0
         metrics.watch_queue(lambda: self._batcher.depth)
 
     def start(self) -> None:
@@ -161,6 +165,17 @@ class LoadedServable(Servable):
     def infer(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], call: Call) -> Rows:
         """See ``Servable.infer``."""
         return self._batcher.infer(inputs, outputs, call)
+
+    def submit(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: tuple[str, ...],
+        call: Call,
+        submitted: float,
+        settled: Callable[[Ticket], None],
+    ) -> None:
+        """Queues checked inputs for a batch with others', and does not wait; see ``DynamicBatcher.submit``."""
+        self._batcher.submit(inputs, outputs, call, submitted=submitted, settled=settled)
 
     def close(self, timeout: float | None = None) -> None:
         """See ``Servable.close``."""

@@ -7,7 +7,6 @@ queues, sessions and the metrics port close.
 
 import logging
 import signal
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -97,6 +96,7 @@ class Server:
         imaging.limit_threads()
         self.metrics = assembly.make_metrics()
         self._health = health.HealthServicer()
+        self._started = False
         shelf: Shelf
         self._repository: Repository
         if member is None:
@@ -130,7 +130,8 @@ class Server:
             gate=member.gate if member is not None else lambda: True,
         )
         if self.engine.repository.ready:
-            self._set_health("", *_SERVICES, serving=True)
+            self._started = True
+            self._set_health("", *_SERVICES, serving=self.engine.repository.ready)
             if member is not None and not member.listens_first:
                 self._listen()
             if member is None and self._settings.poll_seconds:
@@ -139,13 +140,8 @@ class Server:
     @property
     def summary(self) -> str:
         """One line for people and scripts: the addresses and what is served there."""
-        host = self._settings.host
-        scheme = "https" if self._settings.metrics_tls else "http"
-        models = ",".join(f"{servable.name}/{servable.version}" for servable in self.engine.models())
-        return (
-            f"ready grpc={_address(host, self.grpc_port)}"
-            f" metrics={scheme}://{_address(host, self.metrics_port)}/metrics models={models}"
-        )
+        models = [(servable.name, servable.version) for servable in self.engine.models()]
+        return assembly.ready_line(self._settings, self.grpc_port, self.metrics_port, models)
 
     def stop(self, grace: float) -> None:
         """Drains and closes.
@@ -214,6 +210,9 @@ class Server:
 
     def _on_change(self, name: str, served: bool) -> None:
         self._set_health(name, serving=served)
+        if self._started:
+            # The process that has the models may come and go.
+            self._set_health("", *_SERVICES, serving=self.engine.repository.ready)
 
     def _listen(self) -> None:
         self._bind()
@@ -222,22 +221,22 @@ class Server:
     def _bind(self) -> None:
         host = self._settings.host
         try:
-            self.grpc_port = transport.listen(self._grpc, _address(host, self._settings.grpc_port), self._certificates)
+            self.grpc_port = transport.listen(
+                self._grpc, assembly.address(host, self._settings.grpc_port), self._certificates
+            )
         except RuntimeError as error:
-            address = _address(host, self._settings.grpc_port)
+            address = assembly.address(host, self._settings.grpc_port)
             raise PortError(f"--grpc-port: cannot listen on {address}; is the port taken?") from error
         if self._member is not None:
             return
         try:
-            self._http = self.metrics.serve(host, self._settings.metrics_port, self._metrics_context())
+            self._http = self.metrics.serve(
+                host, self._settings.metrics_port, assembly.metrics_context(self._settings, self._certificates)
+            )
         except OSError as error:
-            address = _address(host, self._settings.metrics_port)
+            address = assembly.address(host, self._settings.metrics_port)
             raise PortError(f"--metrics-port: cannot listen on {address}: {error.strerror}") from error
         self.metrics_port = self._http.server_port
-
-    def _metrics_context(self) -> Callable[[], ssl.SSLContext] | None:
-        certificates = self._certificates
-        return (lambda: certificates.context) if certificates and self._settings.metrics_tls else None
 
     def _set_health(self, *services: str, serving: bool) -> None:
         states = health_pb2.HealthCheckResponse
@@ -287,7 +286,3 @@ def drain(server: Server, grace: float, hurry: threading.Event) -> None:
         server.hurry()
     drain.join()
     _log.info("stopped")
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -12,6 +12,8 @@ from serving.model_settings import ModelSettings
 from serving.servable import Servable
 from serving.tally import Snapshot
 
+STARTING_OR_STOPPING = "the server is starting or stopping"
+
 # The sums of one model version over all processes.
 Gather = Callable[[str, int], Snapshot]
 
@@ -60,6 +62,8 @@ class Shelf:
         self._models: dict[str, Model] = {}
         self._statuses: dict[tuple[str, int], Status] = {}
         self._ready = False
+        # Why, while it is not.
+        self.unready = STARTING_OR_STOPPING
 
     @property
     def ready(self) -> bool:
@@ -124,7 +128,7 @@ class Shelf:
             RequestError: as in ``use``.
         """
         if not self._ready:
-            raise UnavailableError("the models are not ready: the server is starting or stopping")
+            raise UnavailableError(f"the models are not ready: {self.unready}")
         if not name:
             raise InvalidInputError(f"the request names no model. Known: {', '.join(sorted(self._models))}")
         model = self._models.get(name)

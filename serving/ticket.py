@@ -42,14 +42,17 @@ class Ticket:
         outputs: names of those wanted.
         call: whose request it is.
         withdraw: takes the ticket out of the queue.
+        submitted: when it began to wait, by ``time.monotonic()``; now where None.
+        settled: called once, with the batcher's lock held, when there is an outcome.
 
     Attributes:
         key: what must be equal for two tickets to share a run.
         place: in the queue: by priority, then by arrival.
         submitted: when, by ``time.monotonic()``.
+        outcome: the rows, or why there are none; None until it is settled.
     """
 
-    __slots__ = ("_done", "_outcome", "_withdraw", "call", "inputs", "key", "place", "rows", "submitted")
+    __slots__ = ("_done", "_settled", "_withdraw", "call", "inputs", "key", "outcome", "place", "rows", "submitted")
 
     def __init__(
         self,
@@ -57,16 +60,19 @@ class Ticket:
         outputs: tuple[str, ...],
         call: Call,
         withdraw: "Callable[[Ticket], None]",
+        submitted: float | None = None,
+        settled: "Callable[[Ticket], None] | None" = None,
     ) -> None:
         self._withdraw = withdraw
+        self._settled = settled
         self._done = threading.Event()
-        self._outcome: Rows | RequestError | None = None
+        self.outcome: Rows | RequestError | None = None
         self.call = call
         self.inputs = inputs
         self.key = (outputs, tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items()))
         self.place = (call.priority, next(_ARRIVALS))
         self.rows = count_rows(inputs)
-        self.submitted = time.monotonic()
+        self.submitted = time.monotonic() if submitted is None else submitted
 
     def result(self) -> Rows:
         """Waits for the rows, at most until the call's deadline.
@@ -79,16 +85,18 @@ class Ticket:
         """
         if not self._done.wait(self.call.remaining()):
             self._withdraw(self)
-        if isinstance(self._outcome, Rows):
-            return self._outcome
-        assert self._outcome is not None  # withdrawing settles
-        raise self._outcome
+        if isinstance(self.outcome, Rows):
+            return self.outcome
+        assert self.outcome is not None  # withdrawing settles
+        raise self.outcome
 
     def settle(self, outcome: Rows | RequestError) -> None:
         """Sets the outcome; the first one counts. Called with the batcher's lock held."""
-        if self._outcome is None:
-            self._outcome = outcome
+        if self.outcome is None:
+            self.outcome = outcome
             self._done.set()
+            if self._settled is not None:
+                self._settled(self)
 
     def expire(self) -> None:
         """Settles a ticket whose caller went away or ran out of time."""

@@ -21,7 +21,7 @@ from serving.errors import ServingError
 # Length of the message and the number of descriptors that came with it.
 _HEADER = struct.Struct("!IB")
 _CHUNK, _MOST_DESCRIPTORS = 1 << 16, 4
-_CALL, _ANSWER, _ERROR = range(3)
+_CALL, _ANSWER = range(2)
 
 Reply = Callable[[Any], None]
 
@@ -43,10 +43,10 @@ class Link:
         connection: a connected stream socket of the Unix domain; it is the link's from now on.
         name: of the other end, for messages and the thread.
         handlers: what the other end may call, by name. Each call runs on a thread of its own, so that it may take long
-            and call back; what it returns or raises is the answer.
+            and call back; what it returns or raises is the answer. File descriptors that came with a call are a list,
+            its last argument, and the handler's to close.
         quick: likewise, but run on the link's one thread, in order; they must not wait. The first argument takes the
             answer (an exception is an error), now or later, from any thread.
-        descriptors: names among ``handlers`` whose call ends with a list of file descriptors, which they must close.
         on_lost: called once, when the other end is gone or this one is closed, after those who waited were told.
     """
 
@@ -72,6 +72,18 @@ class Link:
         self._descriptors: deque[int] = deque()
         self._reader = threading.Thread(target=self._read, name=f"link-{name}", daemon=True)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the other end is gone."""
+        return self._lost
+
+    def handle(
+        self, handlers: Mapping[str, Callable[..., Any]], quick: Mapping[str, Callable[..., None]] | None = None
+    ) -> None:
+        """Adds to what the other end may call."""
+        self._handlers.update(handlers)
+        self._quick.update(quick or {})
+
     def start(self) -> None:
         """Begins to take calls and answers."""
         self._reader.start()
@@ -90,6 +102,10 @@ class Link:
             TimeoutError: no answer in time.
             ServingError: whatever the handler raised.
         """
+        return self.call(what, *arguments, descriptors=descriptors).result(timeout)
+
+    def call(self, what: str, *arguments: Any, descriptors: Sequence[int] = ()) -> "Future[Any]":
+        """Like ``ask``, but does not wait."""
         answer: Future[Any] = Future()
 
         def settle(outcome: Any) -> None:
@@ -99,7 +115,7 @@ class Link:
                 answer.set_result(outcome)
 
         self.begin(settle, what, *arguments, descriptors=descriptors)
-        return answer.result(timeout)
+        return answer
 
     def begin(self, settle: Reply, what: str, *arguments: Any, descriptors: Sequence[int] = ()) -> int:
         """Calls the other end; ``settle`` gets the answer, or the exception, exactly once, on the link's thread.
@@ -152,6 +168,8 @@ class Link:
             self._take_messages()
         except OSError as error:
             _log.debug("link to %s: %s", self.name, error)
+        except Exception:
+            _log.exception("link to %s: a message that cannot be read, or its handler failed", self.name)
         with self._lock:
             self._lost = True
             waiting, self._waiting = self._waiting, {}
