@@ -25,7 +25,9 @@ def options(settings: Settings) -> Options:
     if settings.keepalive_seconds:
         found += [
             ("grpc.keepalive_time_ms", _milliseconds(settings.keepalive_seconds)),
-            ("grpc.keepalive_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
+            # What ends a connection that does not answer. The core has grpc.keepalive_timeout_ms for that too, but does
+            # not start its clock (1.85: chttp2/transport/writing.cc, keepalive_ping_timeout_handle).
+            ("grpc.http2.ping_timeout_ms", _milliseconds(settings.keepalive_timeout_seconds)),
         ]
     if settings.max_connection_age_seconds:
         found += [
