@@ -19,11 +19,15 @@ CODE_SIDE = 4
 
 @keras.saving.register_keras_serializable("sparsewalk")
 class Repeat2x(layers.Layer):
-    """Each pixel of float [N, H, W, C] as a square of four: one Resize node in ONNX, unlike Keras' UpSampling2D."""
+    """Each pixel of float [N, H, W, C] as a square of four.
+
+    Four copies of the channels, laid out as a square: one DepthToSpace node in ONNX. TensorFlow's nearest-neighbour
+    resizing becomes a Resize with a rounding mode that is deprecated, and of which ONNX Runtime warns at every load.
+    """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Returns float [N, 2H, 2W, C]."""
-        return tf.image.resize(inputs, tf.shape(inputs)[1:3] * 2, method="nearest")
+        return tf.nn.depth_to_space(tf.concat([inputs] * 4, axis=-1), 2)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """Doubles height and width."""
