@@ -5,8 +5,10 @@ The servicers make one per request; the engine and the batcher ask it before the
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from serving.errors import CancelledError, DeadlineError
+from serving.timings import Timings
 
 # The usual priority; 1 goes first, PRIORITIES last.
 USUAL, PRIORITIES = 3, 5
@@ -15,21 +17,40 @@ USUAL, PRIORITIES = 3, 5
 _YEAR = 365.0 * 24 * 3600
 
 
+class Answered(NamedTuple):
+    """Who answered a request, with how many rows, and how long each phase took."""
+
+    model: str
+    version: int
+    rows: int
+    timings: Timings
+
+
 class Call:
     """A request under way.
 
     Args:
         deadline: the ``time.monotonic()`` after which no one reads the answer; None = never.
         priority: 1 (first) to ``PRIORITIES``.
+
+    Attributes:
+        request_id: under which logs have it.
+        trace: its span, where it is traced, and ``batch`` that of the run it was part of, as W3C traceparents: what
+            travels between processes. None otherwise.
+        answered: set by the engine when it has an answer.
     """
 
-    __slots__ = ("_cancelled", "_waker", "deadline", "priority")
+    __slots__ = ("_cancelled", "_waker", "answered", "batch", "deadline", "priority", "request_id", "trace")
 
     def __init__(self, deadline: float | None = None, priority: int = USUAL) -> None:
         self.deadline = deadline
         self.priority = priority
         self._cancelled = False
         self._waker: Callable[[], None] | None = None
+        self.request_id = ""
+        self.trace: str | None = None
+        self.batch: str | None = None
+        self.answered: Answered | None = None
 
     @property
     def cancelled(self) -> bool:

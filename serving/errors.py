@@ -7,6 +7,7 @@
     │   ├── RepositoryError        no folder, no model, or a folder in the wrong place
     │   ├── ProviderError          the execution provider asked for is not usable
     │   ├── SecurityError          certificates, keys or tokens are missing or cannot be used
+    │   ├── MissingExtraError      something that is asked for is not installed
     │   ├── PortError              a port is taken or not ours to bind
     │   └── ProcessError           one of several processes cannot be kept running
     └── RequestError               one request fails, the server goes on
@@ -16,7 +17,10 @@
         ├── UnauthenticatedError   no token, or none that is known
         ├── ForbiddenError         the server's operator does not allow this to callers
         ├── LoadError              a model that was to be loaded is broken; what was served before still is
-        ├── OverloadedError        a bounded queue is full: try again later, elsewhere
+        ├── OverloadedError        something bounded is full: try again later, elsewhere
+        │   ├── QueueFullError        the requests that wait for a model
+        │   ├── TooManyRequestsError  the requests under way in the server
+        │   └── TooManyStreamsError   the open streams
         ├── DeadlineError          the caller's deadline passed before the answer was there
         ├── CancelledError         the caller went away
         ├── UnavailableError       models are still loading, or the server is stopping
@@ -24,6 +28,11 @@
 
 How a request error meets gRPC is one table in ``servicers/status.py``.
 """
+
+from typing import ClassVar
+
+# The reason of an error that is none of these.
+INTERNAL = "internal"
 
 _LONGEST_QUOTE = 80
 
@@ -56,6 +65,10 @@ class SecurityError(StartError):
     """Certificates, keys or tokens are missing or cannot be used: the server would be half protected."""
 
 
+class MissingExtraError(StartError):
+    """Something that is asked for needs a package that is not installed."""
+
+
 class PortError(StartError):
     """A port cannot be bound."""
 
@@ -65,51 +78,97 @@ class ProcessError(StartError):
 
 
 class RequestError(ServingError):
-    """One request cannot be answered; others are not affected."""
+    """One request cannot be answered; others are not affected.
+
+    Attributes:
+        reason: under which it is counted.
+    """
+
+    reason: ClassVar[str] = INTERNAL
 
 
 class InvalidInputError(RequestError):
     """The request's input is at fault."""
 
+    reason = "invalid_input"
+
 
 class InvalidPictureError(InvalidInputError):
     """The bytes are no whole picture of a known format within the pixel limit."""
+
+    reason = "invalid_picture"
 
 
 class NotFoundError(RequestError):
     """No such model or version."""
 
+    reason = "not_found"
+
 
 class UnauthenticatedError(RequestError):
     """No token came, or none that is known."""
+
+    reason = "unauthenticated"
 
 
 class ForbiddenError(RequestError):
     """The server's operator does not allow this."""
 
+    reason = "forbidden"
+
 
 class LoadError(RequestError):
     """A model that was to be loaded is broken."""
 
+    reason = "load_failed"
+
 
 class OverloadedError(RequestError):
-    """A bounded queue is full."""
+    """Something that is bounded is full."""
+
+    reason = "overloaded"
+
+
+class QueueFullError(OverloadedError):
+    """As many requests wait for a model as may."""
+
+    reason = "queue_full"
+
+
+class TooManyRequestsError(OverloadedError):
+    """As many requests are under way in the whole server as may."""
+
+    reason = "requests_in_flight"
+
+
+class TooManyStreamsError(OverloadedError):
+    """As many streams are open as may be."""
+
+    reason = "open_streams"
 
 
 class DeadlineError(RequestError):
     """The caller's deadline has passed."""
 
+    reason = "deadline"
+
 
 class CancelledError(RequestError):
     """The caller went away."""
+
+    reason = "cancelled"
 
 
 class UnavailableError(RequestError):
     """The server is not ready, or is stopping."""
 
+    reason = "unavailable"
+
 
 class InferenceError(RequestError):
     """The model's run failed; ``__cause__`` holds why."""
+
+    reason = "inference_failed"
 
 
 def quote(text: str) -> str:
