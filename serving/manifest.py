@@ -154,6 +154,13 @@ class Manifest(_Part):
         """Names of the outputs, in the manifest's order."""
         return tuple(spec.name for spec in self.outputs)
 
+    def shape_of(self, spec: TensorSpec, rows: int) -> tuple[int, ...]:
+        """The shape of so many rows of a tensor, of pictures that were brought to the model's size."""
+        sizes = {"batch": rows, "height": self.resizing.height, "width": self.resizing.width}
+        return tuple(
+            sizes.get(axis, 1) if size == -1 else size for size, axis in zip(spec.shape, spec.axes, strict=True)
+        )
+
     def output(self, name: str) -> TensorSpec | None:
         """The output of that name, or None."""
         return next((spec for spec in self.outputs if spec.name == name), None)

@@ -134,11 +134,17 @@ class LoadedServable(Servable):
         metrics: ModelMetrics,
         fingerprint: str = "",
     ) -> None:
-        backend = OnnxBackend(folder, manifest, runtime)
+
+        def load() -> OnnxBackend:
+            return OnnxBackend(
+                folder, manifest, runtime, batch_sizes=limits.batch_sizes(), max_batch_size=limits.max_batch_size
+            )
+
+        backend = load()
         backends = [backend]
         if backend.one_thread:
             # A session and a thread for each; on the CPU one session takes several runs at once.
-            backends += [OnnxBackend(folder, manifest, runtime) for _ in range(limits.instances - 1)]
+            backends += [load() for _ in range(limits.instances - 1)]
         super().__init__(manifest, limits, metrics, fingerprint, backend.provider, backend.decodes)
         self._batcher = DynamicBatcher(
             [backends[number % len(backends)].run for number in range(limits.instances)],
@@ -199,6 +205,4 @@ class LoadedServable(Servable):
 
 def _blank(spec: TensorSpec, manifest: Manifest, rows: int) -> Array:
     """Rows of zeros at the size that pictures are brought to."""
-    sizes = {"batch": rows, "height": manifest.resizing.height, "width": manifest.resizing.width}
-    shape = [sizes.get(axis, 1) if size == -1 else size for size, axis in zip(spec.shape, spec.axes, strict=True)]
-    return np.zeros(shape, dtype=spec.numpy_dtype)
+    return np.zeros(manifest.shape_of(spec, rows), dtype=spec.numpy_dtype)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving import backend, manifest
-from serving.backend import CPU, CUDA, OnnxBackend, Runtime
+from serving import manifest
+from serving.backend import CPU, CUDA, OnnxBackend, Runtime, machine, sessions, usable_cores
 from serving.errors import ModelError, ProviderError
 
 RUNTIME = Runtime(CPU, 1, required=True)
@@ -85,25 +85,25 @@ def test_an_input_other_than_the_manifests_is_refused(tmp_path: Path, build: Bui
 
 class TestRuntime:
     def test_cuda_without_a_gpu_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backend, "count_gpus", lambda: 0)
+        monkeypatch.setattr(sessions, "count_gpus", lambda: 0)
         with pytest.raises(ProviderError, match="provider cuda was asked for, but"):
             Runtime.choose("cuda", 1)
 
     def test_auto_without_a_gpu_is_the_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backend, "count_gpus", lambda: 0)
+        monkeypatch.setattr(sessions, "count_gpus", lambda: 0)
         assert Runtime.choose("auto", 3) == Runtime(CPU, 3, required=True)
 
     def test_cpu_does_not_look_for_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backend, "count_gpus", lambda: pytest.fail("looked"))
-        assert Runtime.choose("cpu", 0).threads == backend.usable_cores()
+        monkeypatch.setattr(sessions, "count_gpus", lambda: pytest.fail("looked"))
+        assert Runtime.choose("cpu", 0).threads == usable_cores()
 
     def test_what_the_library_prints_is_logged(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
     ) -> None:
         """Stdout is for the ready line, which scripts read."""
-        monkeypatch.setattr(backend, "count_gpus", lambda: 1)
-        monkeypatch.setattr(backend.ort, "get_available_providers", lambda: [CUDA, CPU])
-        monkeypatch.setattr(backend.ort, "preload_dlls", lambda **_: print("Failed to load libcublas"), raising=False)
+        monkeypatch.setattr(sessions, "count_gpus", lambda: 1)
+        monkeypatch.setattr(sessions.ort, "get_available_providers", lambda: [CUDA, CPU])
+        monkeypatch.setattr(sessions.ort, "preload_dlls", lambda **_: print("Failed to load libcublas"), raising=False)
         assert Runtime.choose("auto", 1) == Runtime(CUDA, 1, required=False)
         assert capsys.readouterr().out == ""
         assert "onnxruntime: Failed to load libcublas" in caplog.text
@@ -112,8 +112,10 @@ class TestRuntime:
         self, tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What ONNX Runtime does when CUDA's libraries are missing: it goes on on the CPU without an error."""
-        open_session = backend._open_session
-        monkeypatch.setattr(backend, "_open_session", lambda path, model, _: open_session(path, model, RUNTIME))
+        open_session = sessions._open_session
+        monkeypatch.setattr(
+            sessions, "_open_session", lambda path, model, _, inputs: open_session(path, model, RUNTIME, inputs)
+        )
         folder = build(tmp_path, "digits")
         with pytest.raises(ProviderError, match=f"{CUDA} was asked for, but ONNX Runtime runs it on {CPU}"):
             _open(folder, Runtime(CUDA, 1, required=True))
@@ -122,21 +124,21 @@ class TestRuntime:
 
 class TestUsableCores:
     def test_version_2_quota(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: set(range(8)))
+        monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)))
         (tmp_path / "cpu.max").write_text("250000 100000\n")
-        assert backend.usable_cores(tmp_path) == 3
+        assert usable_cores(tmp_path) == 3
 
     def test_version_1_quota(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: set(range(8)))
+        monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)))
         (tmp_path / "cpu").mkdir()
         (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
         (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-        assert backend.usable_cores(tmp_path) == 1
+        assert usable_cores(tmp_path) == 1
 
     @pytest.mark.parametrize("text", ["max 100000\n", "nonsense"])
     def test_without_a_quota_the_affinity_counts(
         self, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _: {1, 5})
+        monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {1, 5})
         (tmp_path / "cpu.max").write_text(text)
-        assert backend.usable_cores(tmp_path) == 2
+        assert usable_cores(tmp_path) == 2

@@ -1,41 +1,42 @@
-"""ONNX Runtime: one session for one model version. The only module that knows the library.
-
-Fails closed: CUDA that was asked for and is not really in use is an error, never a silent run on the CPU.
-"""
+"""Sessions of ONNX Runtime: opened and checked, and run."""
 
 import contextlib
-import ctypes
 import hashlib
 import io
+import itertools
 import logging
-import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 import onnxruntime as ort
 
 from serving import graph
+from serving.backend.binding import BoundRun
+from serving.backend.machine import count_gpus, usable_cores
+from serving.backend.providers import (
+    CPU,
+    CUDA,
+    GRAPH_ID,
+    NO_GRAPH,
+    PLAIN,
+    TENSORRT,
+    Acceleration,
+    ProviderChoice,
+    Shape,
+    provider_list,
+)
 from serving.errors import ModelError, ProviderError
 from serving.manifest import Manifest, TensorSpec
 
 FILE_NAME = "model.onnx"
 ENCODING = "encoding"
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 VERSION: str = ort.__version__
 
 Array = npt.NDArray[Any]
-ProviderChoice = Literal["auto", "cuda", "cpu"]
-
-_CUDA_OPTIONS = {
-    # The default tries every algorithm anew whenever the shape changes.
-    "cudnn_conv_algo_search": "HEURISTIC",
-    # Doubling the arena wastes memory once shapes are few.
-    "arena_extend_strategy": "kSameAsRequested",
-}
+_LIBRARIES = {CUDA: "the CUDA 13 and cuDNN 9 libraries", TENSORRT: "TensorRT 10 and the CUDA 13 libraries"}
 _ORT_TYPES = {"UINT8": "tensor(uint8)", "FP32": "tensor(float)"}
 _SEVERITY_ERROR, _SEVERITY_FATAL = 3, 4
 
@@ -47,39 +48,46 @@ class Runtime:
     """What a session gets of the machine.
 
     Attributes:
-        provider: the execution provider to use, CPU or CUDA (never ``auto``: see ``Runtime.choose``).
+        provider: the execution provider to use, CPU, CUDA or TENSORRT (never ``auto``: see ``Runtime.choose``).
         threads: of one run on the CPU, at least 1.
         required: whether it is an error when the provider turns out not to work.
+        acceleration: how a GPU is used.
     """
 
     provider: str
     threads: int
     required: bool
+    acceleration: Acceleration = PLAIN
 
     @classmethod
-    def choose(cls, choice: ProviderChoice, threads: int) -> "Runtime":
+    def choose(cls, choice: ProviderChoice, threads: int, acceleration: Acceleration = PLAIN) -> "Runtime":
         """Looks at the machine once.
 
         Args:
             choice: ``auto`` takes CUDA where there is a GPU.
             threads: 0 = as many as the quota and the affinity allow.
+            acceleration: how a GPU is used, if one is.
 
         Raises:
-            ProviderError: CUDA is asked for and cannot be there.
+            ProviderError: CUDA or TensorRT is asked for and cannot be there.
         """
         # The library speaks on stderr about what it cannot find; what matters comes back as an error of ours.
         ort.set_default_logger_severity(_SEVERITY_FATAL)
         threads = threads or usable_cores()
         if choice == "cpu":
             return cls(CPU, threads, required=True)
-        built, devices = CUDA in ort.get_available_providers(), count_gpus()
-        if built and devices:
+        provider = TENSORRT if choice == "tensorrt" else CUDA
+        built, devices = provider in ort.get_available_providers(), count_gpus()
+        if built and devices > acceleration.device_id:
             with _prints_logged():
                 ort.preload_dlls(msvc=False)
-            return cls(CUDA, threads, required=choice == "cuda")
-        why = "no NVIDIA GPU is visible" if built else "this build of ONNX Runtime has no CUDA (onnxruntime-gpu has)"
-        if choice == "cuda":
-            raise ProviderError(f"provider cuda was asked for, but {why}")
+            return cls(provider, threads, choice != "auto", acceleration)
+        if not built:
+            why = f"this build of ONNX Runtime has no {provider} (onnxruntime-gpu has)"
+        else:
+            why = f"there is no GPU {acceleration.device_id}" if devices else "no NVIDIA GPU is visible"
+        if choice != "auto":
+            raise ProviderError(f"provider {choice} was asked for, but {why}")
         _log.info("provider auto: %s on %d threads, since %s", CPU, threads, why)
         return cls(CPU, threads, required=True)
 
@@ -91,6 +99,9 @@ class OnnxBackend:
         folder: the version folder with ``model.onnx``.
         manifest: what the file must agree with.
         runtime: provider and threads.
+        batch_sizes: those that runs are filled up to. On a GPU, runs of these sizes, with pictures of the manifest's
+            size, have their buffers on the device, and are captured as CUDA graphs where that is asked for.
+        max_batch_size: most rows of a run, for which TensorRT builds its engine.
 
     Attributes:
         provider: the execution provider really in use.
@@ -102,7 +113,15 @@ class OnnxBackend:
         ProviderError: the provider required is not in use after all.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        runtime: Runtime,
+        *,
+        batch_sizes: tuple[int, ...] = (),
+        max_batch_size: int = 1,
+    ) -> None:
         path = folder / FILE_NAME
         try:
             model = path.read_bytes()
@@ -115,7 +134,9 @@ class OnnxBackend:
                 f" Received: {digest} ({len(model)} bytes)"
             )
         # The bytes that were hashed are the bytes that run, whatever happens to the file meanwhile.
-        self._session = _open_session(path, model, runtime)
+        self._manifest = manifest
+        self._max_batch_size = max_batch_size
+        self._session = self._open(path, model, runtime, manifest.inputs)
         self._encoder: Any = None
         self._decoder: Any = None
         self.decodes: tuple[str, ...] = ()
@@ -124,7 +145,7 @@ class OnnxBackend:
         if self.provider != runtime.provider:
             complaint = f"{path}: {runtime.provider} was asked for, but ONNX Runtime runs it on {self.provider}"
             if runtime.required:
-                raise ProviderError(f"{complaint}; are the CUDA 13 and cuDNN 9 libraries installed?")
+                raise ProviderError(f"{complaint}; are {_LIBRARIES[runtime.provider]} installed?")
             _log.warning("%s", complaint)
         _compare(path, "input", manifest.inputs, self._session.get_inputs())
         _compare(path, "output", manifest.outputs, self._session.get_outputs())
@@ -132,6 +153,16 @@ class OnnxBackend:
             self._open_halves(path, model, runtime)
         self._options = ort.RunOptions()
         self._options.log_severity_level = _SEVERITY_FATAL
+        if self.one_thread:
+            # Without buffers of its own a run is not to be captured.
+            self._options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
+        self._device = "cuda" if self.one_thread else "cpu"
+        self._device_id = runtime.acceleration.device_id
+        self._graph_ids = itertools.count(1) if runtime.acceleration.graphs and self.provider == CUDA else None
+        # By session and shape; None until the first run of a fixed shape. On the CPU binding only costs.
+        self._bound: dict[tuple[int, Shape], BoundRun | None] = {}
+        if self.one_thread:
+            self._fix_shapes(batch_sizes)
 
     def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
         """Runs the model.
@@ -149,21 +180,53 @@ class OnnxBackend:
             session = self._decoder
         elif self._encoder is not None and outputs == (ENCODING,):
             session = self._encoder
+        if self._bound:
+            key = (id(session), next(iter(inputs.values())).shape)
+            if key in self._bound:
+                bound = self._bound[key] or self._bind(key, session, inputs)
+                return bound.run(inputs, outputs)
         results: list[Array] = session.run(outputs, inputs, self._options)
         return results
+
+    def _fix_shapes(self, batch_sizes: tuple[int, ...]) -> None:
+        """Says which shapes get buffers of their own: few, so that what they take on the device is bounded."""
+        encoding = self._manifest.output(ENCODING)
+        for rows in batch_sizes:
+            image = self._manifest.shape_of(self._manifest.image, rows)
+            for session in filter(None, (self._session, self._encoder)):
+                self._bound[id(session), image] = None
+            if self._decoder is not None and encoding is not None:
+                self._bound[id(self._decoder), self._manifest.shape_of(encoding, rows)] = None
+
+    def _bind(self, key: tuple[int, Shape], session: Any, inputs: Mapping[str, Array]) -> BoundRun:
+        """Makes the buffers of a fixed shape; called in the warm-up, on the thread that runs."""
+        graph_id = None if self._graph_ids is None else next(self._graph_ids)
+        bound = BoundRun(
+            session, inputs, device=self._device, device_id=self._device_id, graph_id=graph_id, severity=_SEVERITY_FATAL
+        )
+        self._bound[key] = bound
+        return bound
 
     def _open_halves(self, path: Path, model: bytes, runtime: Runtime) -> None:
         encoder = graph.encoder_half(model, ENCODING)
         if encoder is not None:
-            self._encoder = _open_session(path, encoder, runtime)
+            self._encoder = self._open(path, encoder, runtime, self._manifest.inputs)
         decoder = graph.decoder_half(model, ENCODING)
-        if decoder is not None:
+        encoding = self._manifest.output(ENCODING)
+        if decoder is not None and encoding is not None:
             half, outputs = decoder
-            self._decoder = _open_session(path, half, runtime)
+            self._decoder = self._open(path, half, runtime, (encoding,))
             self.decodes = tuple(outputs)
 
+    def _open(self, path: Path, model: bytes, runtime: Runtime, inputs: tuple[TensorSpec, ...]) -> Any:
+        shapes = {
+            spec.name: (self._manifest.shape_of(spec, 1), self._manifest.shape_of(spec, self._max_batch_size))
+            for spec in inputs
+        }
+        return _open_session(path, model, runtime, shapes)
 
-def _open_session(path: Path, model: bytes, runtime: Runtime) -> Any:
+
+def _open_session(path: Path, model: bytes, runtime: Runtime, inputs: Mapping[str, tuple[Shape, Shape]]) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = runtime.threads
     options.inter_op_num_threads = 1
@@ -173,10 +236,11 @@ def _open_session(path: Path, model: bytes, runtime: Runtime) -> Any:
     # Batches vary in size, and a memory plan is kept for each size ever seen.
     options.enable_mem_pattern = False
     options.log_severity_level = _SEVERITY_FATAL if runtime.provider == CPU else _SEVERITY_ERROR
-    providers = [CPU] if runtime.provider == CPU else [(CUDA, _CUDA_OPTIONS), CPU]
     try:
         with _prints_logged():
-            session = ort.InferenceSession(model, options, providers=providers)
+            session = ort.InferenceSession(
+                model, options, providers=provider_list(runtime.provider, runtime.acceleration, inputs)
+            )
     except Exception as error:
         # The library raises types of its own, without a common root, for every way a file can be broken.
         raise ModelError(f"{path}: ONNX Runtime cannot load it: {_one_line(error)}") from error
@@ -215,43 +279,3 @@ def _compare(path: Path, kind: str, specs: tuple[TensorSpec, ...], nodes: list[A
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def count_gpus() -> int:
-    """The NVIDIA GPUs that the driver shows this process; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
-
-
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """The cores this process may really use: the least of its affinity and the container's CPU quota, at least 1.
-
-    Args:
-        cgroup: where the control groups are mounted; version 2 (``cpu.max``) and 1 (``cpu.cfs_quota_us``) are read.
-    """
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this platform
-        cores = os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
-
-
-def _quota(cgroup: Path) -> float | None:
-    try:
-        limit, period = (cgroup / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-        period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
-        return None if int(limit) <= 0 else int(limit) / int(period)
-    except (OSError, ValueError):
-        return None
