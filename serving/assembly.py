@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from serving import backend
-from serving.backend import Runtime
+from serving.backend import Acceleration, Runtime
 from serving.changes import Order
 from serving.metrics import Metrics
 from serving.model_settings import Limits, VersionPolicy
@@ -42,7 +42,17 @@ def make_repository(
     """
     return ModelRepository(
         settings.model_repository,
-        Runtime.choose(settings.provider, settings.threads),
+        Runtime.choose(
+            settings.provider,
+            settings.threads,
+            Acceleration(
+                settings.device_id,
+                settings.precision,
+                settings.cuda_graphs,
+                settings.gpu_memory_bytes,
+                settings.engine_cache,
+            ),
+        ),
         Limits(
             settings.max_batch_size,
             settings.max_queue_size,

@@ -77,8 +77,26 @@ class Settings(BaseSettings):
     )
     grpc_port: Port = Field(8001, ge=0, le=65535, description="port of the gRPC services; 0 takes any free one")
     metrics_port: Port = Field(8002, ge=0, le=65535, description="port of /metrics (HTTP); 0 takes any free one")
-    provider: Literal["auto", "cuda", "cpu"] = Field(
-        "auto", description="where models run; auto takes CUDA when it works, cuda refuses to start when it does not"
+    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = Field(
+        "auto",
+        description="where models run; auto takes CUDA when it works, cuda and tensorrt refuse to start when they do"
+        " not",
+    )
+    device_id: NonNegativeInt = Field(0, description="which of the GPUs that CUDA shows; one server uses one")
+    precision: Literal["fp32", "tf32", "fp16"] = Field(
+        "fp32",
+        description="of products on a GPU: fp32 as exported; tf32 (CUDA) rounds their factors to 10 bits; fp16 (TensorRT)",
+    )
+    cuda_graphs: bool = Field(
+        False,
+        description="whether runs of the allowed batch sizes are captured as CUDA graphs and replayed; needs"
+        " --allowed-batch-sizes",
+    )
+    gpu_memory_bytes: NonNegativeInt = Field(
+        0, description="limit of the memory arena of each model on the GPU; 0 for none. CUDA's own memory comes on top"
+    )
+    engine_cache: Path | None = Field(
+        None, description="folder where TensorRT keeps the engines it has built; none: it builds them at every start"
     )
     threads: NonNegativeInt = Field(
         0, description="threads of one inference on the CPU; 0 takes what the container's quota allows"
@@ -217,6 +235,22 @@ class Settings(BaseSettings):
                 givers = [name for name in ("tls_certificate", "tls_key", "tls_client_ca") if getattr(self, name)]
                 what = givers[0] if givers else "metrics_tls"
                 raise ValueError(f"{flag_of(what)} needs {flag_of(needed)} too, so that nothing is half protected")
+        return self
+
+    @validates_model(mode="after")
+    def _check_acceleration(self) -> "Settings":
+        # What of a setting that is in use each provider can do; auto may end on CUDA or on the CPU.
+        for flag, used, providers in (
+            ("--cuda-graphs", self.cuda_graphs, ("auto", "cuda")),
+            ("--precision tf32", self.precision == "tf32", ("auto", "cuda")),
+            # CUDA would need a second file, for which no manifest vouches; TensorRT makes halves of the one there is.
+            ("--precision fp16", self.precision == "fp16", ("tensorrt",)),
+            ("--engine-cache", self.engine_cache is not None, ("tensorrt",)),
+        ):
+            if used and self.provider not in providers:
+                raise ValueError(f"{flag} needs --provider {' or '.join(providers)}. Received: {self.provider}")
+        if self.cuda_graphs and not self.allowed_batch_sizes:
+            raise ValueError("--cuda-graphs needs --allowed-batch-sizes: a graph is captured for each of them")
         return self
 
     @property

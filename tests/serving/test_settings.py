@@ -44,7 +44,7 @@ def test_other_environment_variables_are_not_ours(monkeypatch: pytest.MonkeyPatc
     [
         (["--grpc-port", "65536"], "--grpc-port: Input should be less than or equal to 65535. Received: '65536'"),
         (["--max-batch-size", "0"], "--max-batch-size: Input should be greater than 0. Received: '0'"),
-        (["--provider", "tpu"], "--provider: Input should be 'auto', 'cuda' or 'cpu'. Received: 'tpu'"),
+        (["--provider", "tpu"], "--provider: Input should be 'auto', 'cuda', 'tensorrt' or 'cpu'. Received: 'tpu'"),
         (["--grace-seconds", "nan"], "--grace-seconds: Input should be a finite number. Received: 'nan'"),
     ],
 )
@@ -144,6 +144,17 @@ def test_a_value_not_allowed_is_named_by_where_it_came_from(monkeypatch: pytest.
     ("flags", "complaint"),
     [
         (["--tls-certificate", "a"], "--tls-certificate needs --tls-key too"),
+        (
+            ["--provider", "cpu", "--cuda-graphs", "true", "--allowed-batch-sizes", "1,8"],
+            "--cuda-graphs needs --provider auto or cuda. Received: cpu",
+        ),
+        (["--cuda-graphs", "true"], "--cuda-graphs needs --allowed-batch-sizes: a graph is captured for each of them"),
+        (["--precision", "fp16"], "--precision fp16 needs --provider tensorrt. Received: auto"),
+        (
+            ["--precision", "tf32", "--provider", "tensorrt"],
+            "--precision tf32 needs --provider auto or cuda. Received: tensorrt",
+        ),
+        (["--engine-cache", "a", "--provider", "cuda"], "--engine-cache needs --provider tensorrt. Received: cuda"),
         (["--tls-key", "a"], "--tls-key needs --tls-certificate too"),
         (["--tls-client-ca", "a"], "--tls-client-ca needs --tls-certificate too"),
         (["--metrics-tls", "true"], "--metrics-tls needs --tls-certificate too"),
