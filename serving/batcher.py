@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.call import Call
-from serving.errors import InferenceError, OverloadedError, UnavailableError
+from serving.errors import InferenceError, QueueFullError, UnavailableError
 from serving.model_settings import Limits
 from serving.ticket import Rows, Ticket, count_rows
 
@@ -159,7 +159,7 @@ class DynamicBatcher:
 
         Raises:
             InvalidInputError: more rows than ``max_batch_size``.
-            OverloadedError: the queue is full.
+            QueueFullError: the queue is full.
             UnavailableError: the batcher is closed.
         """
         ticket = Ticket(inputs, outputs, call, self.withdraw, submitted, settled)
@@ -168,7 +168,7 @@ class DynamicBatcher:
             if self._closing:
                 raise UnavailableError(f"{self.name} is shutting down")
             if len(self._waiting) >= self.limits.max_queue_size:
-                raise OverloadedError(f"the queue of {self.name} is full ({self.limits.max_queue_size} requests wait)")
+                raise QueueFullError(f"the queue of {self.name} is full ({self.limits.max_queue_size} requests wait)")
             bisect.insort(self._waiting, ticket, key=_place)
             self._changed.notify()
         call.watch(lambda: self.withdraw(ticket))

@@ -244,7 +244,7 @@ class Engine:
         rows = servable.infer(inputs, outputs, call)
         total = time.monotonic() - started
         timings = Timings(decoded - started, rows.queue_seconds, rows.inference_seconds, 0.0, total)
-        servable.note(timings, skip=("postprocess",))
+        servable.note(timings, postprocessed=False)
         return Inference(servable.name, servable.version, rows.outputs, timings)
 
     def _take_encoding(

@@ -1,7 +1,8 @@
-"""What the server measures, as Prometheus sees it. The only module that knows the library.
+"""What the server measures, as Prometheus sees it. Only this module and ``processes/metrics.py`` know the library.
 
 Times are histograms in seconds, so that they add up over replicas; each phase of a request is one metric. Buckets
-start at 100 microseconds, since that is where a small encoder lives. One process, one registry.
+start at 100 microseconds, since that is where a small encoder lives. One process, one registry. ``tests/serving/
+metrics.golden.txt`` holds the names, for whoever draws or alerts on them.
 
 Label values are bounded: models and versions are those loaded, methods those of the services, and a name that a
 client made up is counted under ``unknown``.
@@ -9,13 +10,18 @@ client made up is counted under ``unknown``.
 
 import platform
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http.server import HTTPServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector, make_wsgi_app
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from serving import exposition
+from serving.bins import NOTHING, Bins
+from serving.gpu import Gpu, Gpus
 from serving.timings import Timings
 
 UNKNOWN = "unknown"
@@ -27,10 +33,26 @@ _SECONDS = (
     *(0.13, 0.2, 0.3, 0.5, 0.8),
     *(1.3, 2.0, 3.0, 5.0, 10.0),
 )
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+_SHARES = (0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _MODEL = ("model", "version")
 
+# In the order of the fields of Timings.
+_PHASES = {
+    "sparsewalk_decode_seconds": ("From the bytes of a picture to the model's input.", _SECONDS),
+    "sparsewalk_queue_seconds": ("Waiting for the model.", _SECONDS),
+    "sparsewalk_inference_seconds": ("The run of the model that held the request.", _SECONDS),
+    "sparsewalk_postprocess_seconds": ("From the model's output to the answer.", _SECONDS),
+    "sparsewalk_total_seconds": ("From the request's arrival at the engine to its answer.", _SECONDS),
+}
+_BATCHES = {
+    "sparsewalk_batch_rows": ("Rows in one run.", _ROWS),
+    "sparsewalk_batch_fill_ratio": ("Rows in one run, of the most that there may be.", _SHARES),
+}
+
 Families = list[Metric]
+# Name and version of a model, and the state it is in.
+States = Iterable[tuple[str, int, str]]
 
 
 class Metrics:
@@ -40,23 +62,21 @@ class Metrics:
         version: of Sparsewalk, for the build info.
         runtime_version: of ONNX Runtime, likewise.
         registry: where they are registered; a fresh one where None.
+        gpus: whose state is told; where None, those of this machine, if any.
     """
 
-    def __init__(self, *, version: str, runtime_version: str, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        version: str,
+        runtime_version: str,
+        registry: CollectorRegistry | None = None,
+        gpus: Gpus | None = None,
+    ) -> None:
         registry = CollectorRegistry() if registry is None else registry
         self._registry = registry
-        phases = {
-            "decode": "From the bytes of a picture to the model's input.",
-            "queue": "Waiting for the model.",
-            "inference": "The run of the model that held the request.",
-            "postprocess": "From the model's output to the answer.",
-            "total": "From the request's arrival at the engine to its answer.",
-        }
-        self._phases = {
-            phase: Histogram(f"sparsewalk_{phase}_seconds", text, _MODEL, buckets=_SECONDS, registry=registry)
-            for phase, text in phases.items()
-        }
-        self._batch = Histogram("sparsewalk_batch_rows", "Rows in one run.", _MODEL, buckets=_ROWS, registry=registry)
+        self._phases = _Histograms(_PHASES, registry)
+        self._batches = _Histograms(_BATCHES, registry)
         self._padding = Counter(
             "sparsewalk_batch_padding_rows", "Rows filled in to reach an allowed batch size.", _MODEL, registry=registry
         )
@@ -69,10 +89,19 @@ class Metrics:
         )
         # Looking a child up takes longer than counting; there are as many as models times methods times codes.
         self._counters: dict[tuple[str, str, str, str], Counter] = {}
+        self._refusals = Counter(
+            "sparsewalk_refusals",
+            "Requests refused or failed, by what was wrong; each has one reason.",
+            (*_MODEL, "reason"),
+            registry=registry,
+        )
         self._in_flight = Gauge("sparsewalk_requests_in_flight", "Requests under way.", registry=registry)
         self._ready = Gauge("sparsewalk_model_ready", "1 when the model answers.", _MODEL, registry=registry)
         self._load = Gauge(
             "sparsewalk_model_load_seconds", "Time that loading and warm-up took.", _MODEL, registry=registry
+        )
+        self._warm_up = Gauge(
+            "sparsewalk_model_warm_up_seconds", "Time that warm-up took, within loading.", _MODEL, registry=registry
         )
         self._provider = Gauge(
             "sparsewalk_provider_info",
@@ -85,17 +114,21 @@ class Metrics:
         )
         build.labels(version, platform.python_version(), runtime_version).set(1)
         ProcessCollector(registry=registry)
+        found = Gpus.find() if gpus is None else gpus
+        if found is not None:
+            registry.register(_GpuCollector(found))
 
     def model(self, name: str, version: int) -> "ModelMetrics":
         """The metrics of one model version, bound once, so that a request pays for no look-up."""
         labels = (name, str(version))
         return ModelMetrics(
-            phases={phase: histogram.labels(*labels) for phase, histogram in self._phases.items()},
-            batch=self._batch.labels(*labels),
+            phases=self._phases.of(labels),
+            batches=self._batches.of(labels),
             padding=self._padding.labels(*labels),
             depth=self._depth.labels(*labels),
             ready=self._ready.labels(*labels),
             load=self._load.labels(*labels),
+            warm_up=self._warm_up.labels(*labels),
             provider=self._provider,
             labels=labels,
         )
@@ -108,9 +141,17 @@ class Metrics:
             counter = self._counters[key] = self._requests.labels(*key)
         counter.inc()
 
+    def refused(self, model: str, version: str, reason: str) -> None:
+        """Counts one request that was refused or failed; model and version as in ``count``."""
+        self._refusals.labels(model, version, reason).inc()
+
     def watch_in_flight(self, count: Callable[[], int]) -> None:
         """Has ``count`` asked for the requests under way whenever the metrics are read."""
         self._in_flight.set_function(count)
+
+    def watch_states(self, states: Callable[[], States], possible: Iterable[str]) -> None:
+        """Has ``states`` asked whenever the metrics are read; each is one of ``possible``."""
+        self._registry.register(_StateCollector(states, tuple(possible)))
 
     def serve(self, host: str, port: int, context: Callable[[], ssl.SSLContext] | None = None) -> HTTPServer:
         """Serves ``/metrics`` over HTTP on a thread of its own.
@@ -134,12 +175,13 @@ class Metrics:
 class ModelMetrics:
     """The metrics of one model version."""
 
-    phases: dict[str, Histogram]
-    batch: Histogram
+    phases: Bins
+    batches: Bins
     padding: Counter
     depth: Gauge
     ready: Gauge
     load: Gauge
+    warm_up: Gauge
     provider: Gauge
     labels: tuple[str, str]
 
@@ -149,25 +191,96 @@ class ModelMetrics:
         self.load.set(seconds)
         self.ready.set(1)
 
+    def warmed_up(self, seconds: float) -> None:
+        """Notes how long the first runs took."""
+        self.warm_up.set(seconds)
+
     def closed(self) -> None:
         """Notes that the model answers no more."""
         self.ready.set(0)
 
-    def observe(self, timings: Timings, skip: Iterable[str] = ()) -> None:
-        """Notes one answered request; phases in ``skip`` did not happen."""
-        for phase, histogram in self.phases.items():
-            if phase not in skip:
-                histogram.observe(getattr(timings, phase))
+    def observe(self, timings: Timings, postprocessed: bool = True) -> None:
+        """Notes one answered request; without postprocessing that phase did not happen."""
+        self.phases.add(timings if postprocessed else timings._replace(postprocess=NOTHING))
 
-    def observe_batch(self, rows: int, padding: int) -> None:
-        """Notes one run: the callers' rows, and those filled in."""
-        self.batch.observe(rows)
+    def observe_batch(self, rows: int, padding: int, most: int) -> None:
+        """Notes one run: the callers' rows, those filled in, and how many there may be."""
+        self.batches.add((rows, rows / most))
         if padding:
             self.padding.inc(padding)
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Has ``depth`` asked for the requests that wait whenever the metrics are read."""
         self.depth.set_function(depth)
+
+
+class _Histograms(Collector):
+    """Histograms of each model version that are filled together.
+
+    Args:
+        kinds: name -> what it is, and the upper bounds of its buckets.
+        registry: where they are registered.
+    """
+
+    def __init__(self, kinds: dict[str, tuple[str, tuple[float, ...]]], registry: CollectorRegistry) -> None:
+        self._kinds = kinds
+        self._bins: dict[tuple[str, str], Bins] = {}
+        registry.register(self)
+
+    def of(self, labels: tuple[str, str]) -> Bins:
+        """Those of one model version, the same for as long as the server runs."""
+        return self._bins.setdefault(labels, Bins([bounds for _, bounds in self._kinds.values()]))
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them, now."""
+        families = [HistogramMetricFamily(name, text, labels=_MODEL) for name, (text, _) in self._kinds.items()]
+        for labels, bins in list(self._bins.items()):
+            for family, (_, bounds), found in zip(families, self._kinds.values(), bins.read(), strict=True):
+                names = [*map(floatToGoString, bounds), "+Inf"]
+                family.add_metric(labels, list(zip(names, found.counts, strict=True)), found.total)
+        yield from families
+
+
+class _StateCollector(Collector):
+    def __init__(self, states: Callable[[], States], possible: tuple[str, ...]) -> None:
+        self._states = states
+        self._possible = possible
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "sparsewalk_model_state", "1 for the state that the model is in.", labels=(*_MODEL, "state")
+        )
+        for name, version, found in self._states():
+            for state in self._possible:
+                family.add_metric((name, str(version), state), float(state == found))
+        yield family
+
+
+class _GpuCollector(Collector):
+    _FIGURES: tuple[tuple[str, str, Callable[[Gpu], float | None]], ...] = (
+        (
+            "sparsewalk_gpu_utilization_ratio",
+            "Share of time in which the GPU ran something.",
+            lambda gpu: gpu.utilization,
+        ),
+        ("sparsewalk_gpu_memory_used_bytes", "Memory of the GPU in use, by anyone.", lambda gpu: gpu.memory_used),
+        ("sparsewalk_gpu_memory_total_bytes", "Memory of the GPU.", lambda gpu: gpu.memory_total),
+        ("sparsewalk_gpu_power_watts", "What the GPU draws.", lambda gpu: gpu.power),
+        ("sparsewalk_gpu_temperature_celsius", "How warm the GPU is.", lambda gpu: gpu.temperature),
+    )
+
+    def __init__(self, gpus: Gpus) -> None:
+        self._gpus = gpus
+
+    def collect(self) -> Iterator[Metric]:
+        found = list(self._gpus.read())
+        for name, text, figure in self._FIGURES:
+            family = GaugeMetricFamily(name, text, labels=("gpu", "uuid"))
+            for gpu in found:
+                value = figure(gpu)
+                if value is not None:
+                    family.add_metric((str(gpu.index), gpu.uuid), value)
+            yield family
 
 
 def serve(

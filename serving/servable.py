@@ -1,6 +1,7 @@
 """One model version, loaded: manifest, sessions, queue, and the count of those who use it."""
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -79,9 +80,9 @@ class Servable(ABC):
         """Of the model."""
         return self.manifest.version
 
-    def note(self, timings: Timings, skip: tuple[str, ...] = ()) -> None:
-        """Notes one answered request, for metrics and statistics; phases in ``skip`` did not happen."""
-        self.metrics.observe(timings, skip)
+    def note(self, timings: Timings, postprocessed: bool = True) -> None:
+        """Notes one answered request, for metrics and statistics; without postprocessing that phase did not happen."""
+        self.metrics.observe(timings, postprocessed)
         self.statistics.answered(timings)
 
     def enter(self) -> bool:
@@ -162,11 +163,13 @@ class LoadedServable(Servable):
         Raises:
             ModelError: the model does not run.
         """
+        started = time.monotonic()
         try:
             self._batcher.start(self._warm_up)
         except Exception as error:
             self.close()
             raise ModelError(f"{self.name}/{self.version}: the warm-up run failed: {error}") from error
+        self.metrics.warmed_up(time.monotonic() - started)
 
     def infer(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], call: Call) -> Rows:
         """See ``Servable.infer``."""
@@ -188,7 +191,7 @@ class LoadedServable(Servable):
         self._batcher.close(timeout)
 
     def _on_batch(self, batch: Batch) -> None:
-        self.metrics.observe_batch(batch.rows, batch.padding)
+        self.metrics.observe_batch(batch.rows, batch.padding, self.limits.max_batch_size)
         self.statistics.ran(batch.rows, batch.seconds)
 
     def _warm_up(self, run: Run) -> None:

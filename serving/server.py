@@ -32,7 +32,7 @@ from serving.servicers import native, open_inference, tensorflow_serving, transp
 from serving.servicers.guard import Guard
 from serving.servicers.status import Reception
 from serving.settings import Settings
-from serving.shelf import Shelf
+from serving.shelf import Shelf, State
 
 # Threads beyond the requests in flight: for refusals, health checks and open reflection streams.
 _SPARE_THREADS = 16
@@ -107,6 +107,10 @@ class Server:
         slots = max(2, backend.usable_cores() // settings.workers)
         self.engine = Engine(shelf, max_pixels=settings.max_pixels, picture_slots=slots)
         self._reception = Reception(shelf, self.metrics, settings.max_in_flight, settings.stream_window)
+        self.metrics.watch_states(
+            lambda: [(status.name, status.version, status.state.value) for status in shelf.statuses()],
+            [state.value for state in State],
+        )
         self._grpc = self._build_grpc()
         self._http: HTTPServer | None = None
         self._stopping = threading.Event()

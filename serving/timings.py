@@ -1,10 +1,9 @@
 """How long one request took, by phase: response, log and metrics show these same numbers."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Seconds spent in each phase of one request.
 
     Attributes:

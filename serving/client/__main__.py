@@ -252,7 +252,7 @@ def _write_mask(mask: Mask, picture: bytes, stem: Path, form: MaskFile) -> Path:
                 "width": width,
                 "threshold": mask.threshold,
                 "foreground_fraction": mask.foreground_fraction,
-                "timings": dataclasses.asdict(mask.timings),
+                "timings": mask.timings._asdict(),
             }
             return write(_with_suffix(stem, ".json"), json.dumps(told, indent=2).encode() + b"\n")
 

@@ -18,7 +18,17 @@ from serving.metrics import Families
 
 # Gauges that are not sums over processes; of those that end in _info any process's will do.
 LEAST = {"sparsewalk_model_ready", "process_start_time_seconds", "process_max_fds"}
-MOST = {"sparsewalk_model_load_seconds"}
+MOST = {
+    "sparsewalk_model_load_seconds",
+    "sparsewalk_model_warm_up_seconds",
+    "sparsewalk_model_state",
+    # Of the machine, and so the same in each.
+    "sparsewalk_gpu_utilization_ratio",
+    "sparsewalk_gpu_memory_used_bytes",
+    "sparsewalk_gpu_memory_total_bytes",
+    "sparsewalk_gpu_power_watts",
+    "sparsewalk_gpu_temperature_celsius",
+}
 
 
 class Ledger(Collector):

@@ -12,6 +12,7 @@ import grpc
 
 from serving.call import Call
 from serving.errors import (
+    INTERNAL,
     CancelledError,
     DeadlineError,
     ForbiddenError,
@@ -21,6 +22,8 @@ from serving.errors import (
     NotFoundError,
     OverloadedError,
     RequestError,
+    TooManyRequestsError,
+    TooManyStreamsError,
     UnauthenticatedError,
     UnavailableError,
     quote,
@@ -136,7 +139,10 @@ class Reception:
             if self._draining:
                 stream.drain()
         if full:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the server has {self._max_in_flight} open streams")
+            error = TooManyStreamsError(f"the server has {self._max_in_flight} open streams")
+            self._metrics.count(UNKNOWN, UNKNOWN, method, status_of(error).name)
+            self._metrics.refused(UNKNOWN, UNKNOWN, error.reason)
+            context.abort(status_of(error), str(error))
         ended.watch(stream.cancel)
         try:
             yield from stream.answers()
@@ -153,6 +159,7 @@ class Reception:
             method: ``/service/Method``, one that there is.
         """
         self._metrics.count(UNKNOWN, UNKNOWN, method.rpartition("/")[2], grpc.StatusCode.UNAUTHENTICATED.name)
+        self._metrics.refused(UNKNOWN, UNKNOWN, UnauthenticatedError.reason)
 
     def drain(self) -> None:
         """Ends every stream as soon as the requests that it has read are answered."""
@@ -206,7 +213,8 @@ class Reception:
             answer = self._admit(call, work)
         except Exception as error:
             status = status_of(error)
-            self._count(method, model, status)
+            reason = error.reason if isinstance(error, RequestError) else INTERNAL
+            self._metrics.refused(*self._count(method, model, status), reason)
             self._shelf.failed(*model, time.monotonic() - started)
             raise _RefusedError(status, _tell(method, model, status, error)) from None
         self._count(method, model, grpc.StatusCode.OK)
@@ -215,7 +223,7 @@ class Reception:
     def _admit(self, call: Call, work: Callable[[Call], Answer]) -> Answer:
         with self._lock:
             if self._in_flight >= self._max_in_flight:
-                raise OverloadedError(f"the server is busy with {self._max_in_flight} requests")
+                raise TooManyRequestsError(f"the server is busy with {self._max_in_flight} requests")
             self._in_flight += 1
         try:
             return work(call)
@@ -223,9 +231,11 @@ class Reception:
             with self._lock:
                 self._in_flight -= 1
 
-    def _count(self, method: str, model: Asked, status: grpc.StatusCode) -> None:
+    def _count(self, method: str, model: Asked, status: grpc.StatusCode) -> tuple[str, str]:
+        """Counts one answer; returns the labels of model and version."""
         name, version = self._shelf.names(*model)
         self._metrics.count(name, version, method, status.name)
+        return name, version
 
 
 class _RefusedError(Exception):
