@@ -114,6 +114,34 @@ def test_blog_keeps_the_objective_in_the_second_stage(tmp_path: Path, street_dat
     assert second["sparse_filtering"] <= 1 / 3
 
 
+@pytest.mark.parametrize("name", ["pedestrian_plain", "pedestrian_sparse_elu"])
+def test_training_ends_with_the_average_of_the_weights_over_the_steps(street_data: PedestrianData, name: str) -> None:
+    settings = {"epochs": "3", "weight_average": "0.8"}
+    if name in SPARSE:
+        settings["filter_epochs"] = "1"
+    experiment = EXPERIMENTS[name].with_settings(settings)
+    model = experiment.build()
+    program = experiment.program(model, street_data)
+    average: list[np.ndarray] | None = None
+    for epoch in range(3):
+        program.before_epoch(epoch)
+        for batch in program.batches(epoch):
+            program.step(batch)
+            if name in SPARSE and epoch == 0:
+                continue
+            last = [variable.numpy() for variable in model.trainable_variables]
+            average = last if average is None else [0.8 * a + 0.2 * b for a, b in zip(average, last, strict=True)]
+    assert average is not None
+    for variable, expected in zip(model.trainable_variables, average, strict=True):
+        np.testing.assert_allclose(variable, expected, rtol=1e-4, atol=1e-6)
+    assert any(not np.allclose(a, b, rtol=1e-3) for a, b in zip(average, last, strict=True))
+
+
+def test_an_average_of_everything_is_refused() -> None:
+    with pytest.raises(ExperimentError, match=r"weight_average must lie in 0\.\.1, 1 excluded\. Received: 1\.0"):
+        EXPERIMENTS["pedestrian_plain"].with_settings({"weight_average": "1"})
+
+
 @pytest.mark.parametrize(("name", "penalty"), [("pedestrian_l1", "l1"), ("pedestrian_l2", "l2")])
 def test_the_penalty_leaves_out_bottleneck_and_pools(street_data: PedestrianData, name: str, penalty: str) -> None:
     experiment = EXPERIMENTS[name]
