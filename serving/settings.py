@@ -85,8 +85,8 @@ class Settings(BaseSettings):
     device_id: NonNegativeInt = Field(0, description="which of the GPUs that CUDA shows; one server uses one")
     precision: Literal["fp32", "tf32", "fp16"] = Field(
         "fp32",
-        description="of products on a GPU: fp32 as exported; tf32 (CUDA) rounds their factors to 10 bits; fp16 (TensorRT"
-        " only) halves them",
+        description="of products on a GPU: fp32 as exported; tf32 (CUDA) rounds their factors to 10 bits; fp16 (with"
+        " TensorRT) halves them",
     )
     cuda_graphs: bool = Field(
         False,

@@ -3,7 +3,7 @@
 Fails closed: a provider that was asked for and is not really in use is an error, never a silent run on the CPU.
 """
 
-from serving.backend.machine import count_gpus, usable_cores
+from serving.backend.machine import count_gpus, has_tensorrt, usable_cores
 from serving.backend.providers import CPU, CUDA, TENSORRT, Acceleration, Precision, ProviderChoice
 from serving.backend.sessions import ENCODING, FILE_NAME, VERSION, OnnxBackend, Runtime
 
@@ -20,5 +20,6 @@ __all__ = [
     "ProviderChoice",
     "Runtime",
     "count_gpus",
+    "has_tensorrt",
     "usable_cores",
 ]

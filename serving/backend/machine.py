@@ -5,6 +5,9 @@ import math
 import os
 from pathlib import Path
 
+# The library that ONNX Runtime 1.31's TensorRT provider is linked with.
+_TENSORRT = "libnvinfer.so.10"
+
 
 def count_gpus() -> int:
     """The NVIDIA GPUs that the driver shows this process; 0 without a driver."""
@@ -16,6 +19,15 @@ def count_gpus() -> int:
     if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+def has_tensorrt() -> bool:
+    """Whether TensorRT can be loaded; that ONNX Runtime has the provider built in says nothing about it."""
+    try:
+        ctypes.CDLL(_TENSORRT)
+    except OSError:
+        return False
+    return True
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -1,0 +1,1 @@
+"""``python -m serving.gpu_check``: proves and times the models of a repository on this machine's GPU."""
