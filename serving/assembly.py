@@ -13,6 +13,7 @@ from serving.repository import ModelRepository
 from serving.security import Certificates
 from serving.settings import Settings
 from serving.shelf import Gather
+from serving.tracing import Tracer
 
 
 def make_metrics() -> Metrics:
@@ -27,6 +28,7 @@ def make_repository(
     on_change: Callable[[str, bool], None] = lambda name, served: None,  # noqa: ARG005
     conduct: Callable[[Order], None] | None = None,
     gather: Gather | None = None,
+    tracer: Tracer | None = None,
 ) -> ModelRepository:
     """The repository, not loaded.
 
@@ -36,6 +38,7 @@ def make_repository(
         on_change: see ``ModelRepository``.
         conduct: see ``Shelf``.
         gather: see ``Shelf``.
+        tracer: see ``ModelRepository``.
 
     Raises:
         ProviderError: the provider asked for cannot be used.
@@ -66,6 +69,7 @@ def make_repository(
         on_change=on_change,
         conduct=conduct,
         gather=gather,
+        tracer=tracer,
     )
 
 
@@ -98,6 +102,17 @@ def ready_line(settings: Settings, grpc_port: int, metrics_port: int, models: It
 def address(host: str, port: int) -> str:
     """As gRPC and URLs write it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def make_tracer(settings: Settings) -> Tracer | None:
+    """Where traces go; None where there are none.
+
+    Raises:
+        MissingExtraError: OpenTelemetry is not installed.
+    """
+    if settings.trace_endpoint is None:
+        return None
+    return Tracer(settings.trace_endpoint, settings.trace_sample_ratio, distribution_version())
 
 
 def distribution_version() -> str:

@@ -42,12 +42,16 @@ class Batch:
     Attributes:
         rows: those of the callers.
         padding: rows filled in.
+        started: when, by ``time.monotonic()``.
         seconds: the run, joining included.
+        calls: whose rows they are.
     """
 
     rows: int
     padding: int
+    started: float
     seconds: float
+    calls: Sequence[Call]
 
 
 class DynamicBatcher:
@@ -132,7 +136,7 @@ class DynamicBatcher:
             self.limits.check_rows(self.name, rows)
             started = time.monotonic()
             try:
-                results = self._compute(self._runs[0], (inputs,), outputs, rows, started)
+                results = self._compute(self._runs[0], (inputs,), outputs, rows, started, (call,))
             except Exception as error:
                 raise InferenceError(f"the run of {self.name} failed") from error
             return Rows(dict(zip(outputs, results, strict=True)), 0.0, time.monotonic() - started, rows)
@@ -285,7 +289,8 @@ class DynamicBatcher:
         names = batch[0].key[0]
         rows = sum(ticket.rows for ticket in batch)
         try:
-            results = self._compute(run, [ticket.inputs for ticket in batch], names, rows, started)
+            parts = [ticket.inputs for ticket in batch]
+            results = self._compute(run, parts, names, rows, started, [ticket.call for ticket in batch])
         except Exception as error:
             with self._changed:
                 for ticket in batch:
@@ -303,7 +308,13 @@ class DynamicBatcher:
                 ticket.settle(Rows(outputs, started - ticket.submitted, elapsed, rows))
 
     def _compute(
-        self, run: Run, parts: Sequence[Mapping[str, Array]], names: tuple[str, ...], rows: int, started: float
+        self,
+        run: Run,
+        parts: Sequence[Mapping[str, Array]],
+        names: tuple[str, ...],
+        rows: int,
+        started: float,
+        calls: Sequence[Call],
     ) -> list[Array]:
         """Joins, fills up, runs and cuts off what was filled in."""
         size = next(size for size in self._sizes if size >= rows) if self._sizes else rows
@@ -311,7 +322,7 @@ class DynamicBatcher:
         for name, array in zip(names, results, strict=True):
             if len(array) != size:
                 raise ValueError(f"output {name!r} has {len(array)} rows where {size} went in")
-        self._on_batch(Batch(rows, size - rows, time.monotonic() - started))
+        self._on_batch(Batch(rows, size - rows, started, time.monotonic() - started, calls))
         return results if size == rows else [array[:rows] for array in results]
 
 

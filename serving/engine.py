@@ -14,13 +14,14 @@ import numpy as np
 
 from serving import imaging
 from serving.backend import ENCODING
-from serving.call import Call
+from serving.call import Answered, Call
 from serving.errors import DeadlineError, InvalidInputError, quote
 from serving.imaging import MaskFormat
 from serving.intake import Array, Intake, Source, as_rows, describe, is_picture
 from serving.manifest import Manifest
 from serving.servable import Servable
 from serving.shelf import Shelf, Version
+from serving.ticket import count_rows
 from serving.timings import Timings
 
 # Encoded pictures, one a row of the model's input.
@@ -134,6 +135,7 @@ class Engine:
                 decoded - started, rows.queue_seconds, rows.inference_seconds, ended - inferred, ended - started
             )
             servable.note(timings)
+            call.answered = Answered(servable.name, servable.version, 1, timings)
         fraction = np.count_nonzero(mask) / mask.size
         return Segmentation(servable.name, servable.version, encoded, form, height, width, threshold, fraction, timings)
 
@@ -245,6 +247,7 @@ class Engine:
         total = time.monotonic() - started
         timings = Timings(decoded - started, rows.queue_seconds, rows.inference_seconds, 0.0, total)
         servable.note(timings, postprocessed=False)
+        call.answered = Answered(servable.name, servable.version, count_rows(inputs), timings)
         return Inference(servable.name, servable.version, rows.outputs, timings)
 
     def _take_encoding(

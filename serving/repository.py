@@ -32,6 +32,7 @@ from serving.metrics import Metrics
 from serving.model_settings import Limits, ModelSettings, VersionPolicy
 from serving.servable import LoadedServable, Servable
 from serving.shelf import Gather, Model, Shelf, State, Status
+from serving.tracing import Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class ModelRepository(Shelf):
         retire_seconds: time that requests of a version which is replaced get to finish.
         on_change: told the name of a model and whether it is served now, whenever that may have changed.
         conduct, gather: see ``Shelf``; without them, this process is the only one.
+        tracer: where runs of traced requests are told of; None: no traces.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class ModelRepository(Shelf):
         on_change: Callable[[str, bool], None] = lambda name, served: None,  # noqa: ARG005
         conduct: Callable[[Order], None] | None = None,
         gather: Gather | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         super().__init__(conduct or Changes(self).carry_out, gather)
         self._root = root
@@ -102,6 +105,7 @@ class ModelRepository(Shelf):
         self._limits = limits
         self._policy = policy
         self._metrics = metrics
+        self._tracer = tracer
         self._retire_seconds = retire_seconds
         self._on_change = on_change
         self._overrides: dict[str, Override] = {}
@@ -327,7 +331,7 @@ class ModelRepository(Shelf):
             if told != is_in:
                 raise ManifestError(f"{path}: {field}: the folder says {is_in}. Received: {told}")
         metrics = self._metrics.model(manifest.name, manifest.version)
-        servable = LoadedServable(folder, manifest, self._runtime, limits, metrics, seen)
+        servable = LoadedServable(folder, manifest, self._runtime, limits, metrics, seen, self._tracer)
         servable.start()
         seconds = time.monotonic() - started
         servable.load_seconds = seconds

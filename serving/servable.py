@@ -18,6 +18,7 @@ from serving.model_settings import Limits
 from serving.tally import Statistics
 from serving.ticket import Array, Rows, Ticket
 from serving.timings import Timings
+from serving.tracing import Tracer
 
 
 class Servable(ABC):
@@ -118,6 +119,7 @@ class LoadedServable(Servable):
         limits: batch, queue and instances.
         metrics: where the runs are noted.
         fingerprint: of the files it was loaded from; see ``repository.py``.
+        tracer: where the runs of traced requests are told of; None: no traces.
 
     Attributes:
         load_seconds: that loading and warm-up took; 0 before.
@@ -134,7 +136,9 @@ class LoadedServable(Servable):
         limits: Limits,
         metrics: ModelMetrics,
         fingerprint: str = "",
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
 
         def load() -> OnnxBackend:
             return OnnxBackend(
@@ -193,6 +197,9 @@ class LoadedServable(Servable):
     def _on_batch(self, batch: Batch) -> None:
         self.metrics.observe_batch(batch.rows, batch.padding, self.limits.max_batch_size)
         self.statistics.ran(batch.rows, batch.seconds)
+        if self._tracer is not None:
+            ended = batch.started + batch.seconds
+            self._tracer.ran(batch.calls, self.name, self.version, batch.rows, batch.padding, batch.started, ended)
 
     def _warm_up(self, run: Run) -> None:
         names = self.manifest.output_names

@@ -30,9 +30,11 @@ from serving.repository import Held
 from serving.security import Tokens
 from serving.servicers import native, open_inference, tensorflow_serving, transport
 from serving.servicers.guard import Guard
+from serving.servicers.journal import Journal
 from serving.servicers.status import Reception
 from serving.settings import Settings
 from serving.shelf import Shelf, State
+from serving.tracing import Tracer
 
 # Threads beyond the requests in flight: for refusals, health checks and open reflection streams.
 _SPARE_THREADS = 16
@@ -60,14 +62,14 @@ class Membership:
     """What is different for a server that is one of several processes on one port.
 
     Attributes:
-        repository: makes it, from the metrics and from whom to tell of changes.
+        repository: makes it, from the metrics, from whom to tell of changes, and from where traces go.
         gate: called when this server is ready; returns when all are. False: it is to stop.
         held: what the others serve, for one that comes back; None at the start.
         listens_first: whether it may be asked, and say that it is not ready, while it loads. Not for one that comes
             back: callers would get to it rather than to those that are ready.
     """
 
-    repository: Callable[[Metrics, Callable[[str, bool], None]], tuple[Shelf, Repository]]
+    repository: Callable[[Metrics, Callable[[str, bool], None], Tracer | None], tuple[Shelf, Repository]]
     gate: Callable[[], bool]
     held: Mapping[str, Held] | None
     listens_first: bool
@@ -93,6 +95,7 @@ class Server:
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
         self._certificates = assembly.read_certificates(settings)
+        self._tracer = assembly.make_tracer(settings)
         imaging.limit_threads()
         self.metrics = assembly.make_metrics()
         self._health = health.HealthServicer()
@@ -100,13 +103,20 @@ class Server:
         shelf: Shelf
         self._repository: Repository
         if member is None:
-            shelf = self._repository = assembly.make_repository(settings, self.metrics, on_change=self._on_change)
+            shelf = self._repository = assembly.make_repository(
+                settings, self.metrics, on_change=self._on_change, tracer=self._tracer
+            )
         else:
-            shelf, self._repository = member.repository(self.metrics, self._on_change)
+            shelf, self._repository = member.repository(self.metrics, self._on_change, self._tracer)
         # Several processes share the cores.
         slots = max(2, backend.usable_cores() // settings.workers)
         self.engine = Engine(shelf, max_pixels=settings.max_pixels, picture_slots=slots)
-        self._reception = Reception(shelf, self.metrics, settings.max_in_flight, settings.stream_window)
+        level = (
+            None if settings.request_log_level == "off" else logging.getLevelName(settings.request_log_level.upper())
+        )
+        self._reception = Reception(
+            shelf, self.metrics, settings.max_in_flight, settings.stream_window, Journal(level, self._tracer)
+        )
         self.metrics.watch_states(
             lambda: [(status.name, status.version, status.state.value) for status in shelf.statuses()],
             [state.value for state in State],
@@ -165,6 +175,8 @@ class Server:
         stopped.wait()
         self._reception.close()
         self._repository.close(max(0.0, end - time.monotonic()) + 1.0)
+        if self._tracer is not None:
+            self._tracer.close(max(1.0, end - time.monotonic()))
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()

@@ -117,7 +117,7 @@ class Tracer:
             call.batch = batch
 
     def end(
-        self, span: Any, started: float, call: Call, model: tuple[str, str] | None, status: str, error: str
+        self, span: Any, started: float, call: Call, model: tuple[str, str] | None, status: int, error: str
     ) -> None:
         """Ends a span of ``begin``; see ``Span.end``."""
         if not span.is_recording():

@@ -52,9 +52,10 @@ class EngineMember(Member):
         """See ``Member.serve``."""
         settings = assignment.settings
         self.metrics = assembly.make_metrics()
+        tracer = assembly.make_tracer(settings)
         engine = self._engine = Engine()
         self.shelf = repository = assembly.make_repository(
-            settings, self.metrics, on_change=lambda *_: engine.publish(), conduct=conduct_by(supervisor)
+            settings, self.metrics, on_change=lambda *_: engine.publish(), conduct=conduct_by(supervisor), tracer=tracer
         )
         engine.repository = repository
         supervisor.handle(ChangedFromOutside(repository).handlers())
@@ -71,6 +72,8 @@ class EngineMember(Member):
             engine.wait_until_left(settings.grace_seconds, self.hurried)
         finally:
             repository.close(1.0)
+            if tracer is not None:
+                tracer.close(1.0)
         supervisor.ask("farewell", self.families())
 
     def _attach(self, name: str, descriptors: list[int]) -> None:
@@ -219,6 +222,7 @@ class Front:
         deadline: float | None,
         priority: int,
         submitted: float,
+        trace: str | None,
     ) -> None:
         try:
             arrays = {place.name: self._array(place) for place in inputs}
@@ -227,10 +231,11 @@ class Front:
             reply(error)
             return
         call = Call(deadline, priority)
+        call.trace = trace
 
         def settled(ticket: Ticket) -> None:
             # A lock of the batcher's is held here.
-            self._settled.put(lambda: self._finish(reply, key, servable, outputs, ticket.outcome))
+            self._settled.put(lambda: self._finish(reply, key, servable, outputs, ticket))
 
         self._calls[key] = call
         try:
@@ -256,8 +261,9 @@ class Front:
         key: int,
         servable: LoadedServable,
         outputs: Sequence[Place],
-        outcome: Rows | RequestError | None,
+        ticket: Ticket,
     ) -> None:
+        outcome = ticket.outcome
         try:
             self._calls.pop(key, None)
             if isinstance(outcome, Rows):
@@ -269,7 +275,7 @@ class Front:
                             f" manifest makes {list(place.shape)} of the input's"
                         )
                     np.copyto(self._array(place), rows)
-                reply(Answer(outcome.queue_seconds, outcome.inference_seconds, outcome.batch_rows))
+                reply(Answer(outcome.queue_seconds, outcome.inference_seconds, outcome.batch_rows, ticket.call.batch))
                 return
             if isinstance(outcome, InferenceError):
                 # The front logs which request it was; why is known only here.

@@ -17,6 +17,7 @@ from serving.processes.worker import serve_as_member
 from serving.repository import Held
 from serving.server import Repository
 from serving.shelf import STARTING_OR_STOPPING, Model, Shelf, Status
+from serving.tracing import Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +37,10 @@ class FrontMember(Member):
     def serve(self, supervisor: Link, assignment: Assignment) -> None:
         """See ``Member.serve``."""
 
-        def open_repository(metrics: Metrics, on_change: Callable[[str, bool], None]) -> tuple[Shelf, Repository]:
+        def open_repository(
+            metrics: Metrics, on_change: Callable[[str, bool], None], tracer: Tracer | None
+        ) -> tuple[Shelf, Repository]:
+            del tracer  # the engine tells of the runs
             settings = assignment.settings
             repository = RemoteRepository(
                 metrics,

@@ -49,8 +49,10 @@ class Answer:
 
     Attributes:
         queue_seconds, inference_seconds, batch_rows: see ``ticket.Rows``.
+        batch: see ``Call``.
     """
 
     queue_seconds: float
     inference_seconds: float
     batch_rows: int
+    batch: str | None

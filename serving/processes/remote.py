@@ -53,13 +53,23 @@ class RemoteServable(Servable):
             # From here on the room is the engine's until it answers.
             room.lend()
             self.link.begin(
-                pending.settle, "infer", key, self.number, taken, wanted, call.deadline, call.priority, time.monotonic()
+                pending.settle,
+                "infer",
+                key,
+                self.number,
+                taken,
+                wanted,
+                call.deadline,
+                call.priority,
+                time.monotonic(),
+                call.trace,
             )
             call.watch(lambda: self.link.tell("cancel", key))
             answer = pending.wait(call)
             if answer is None:
                 self.link.tell("cancel", key)
                 raise DeadlineError("the deadline passed before the answer was there")
+            call.batch = answer.batch
             arrays = {place.name: room.hand_out(place) for place in wanted}
             return Rows(arrays, answer.queue_seconds, answer.inference_seconds, answer.batch_rows)
 

@@ -11,6 +11,7 @@ from serving.processes.member import Member, conduct_by, gather_by
 from serving.processes.models import ChangedFromOutside
 from serving.server import Membership, Repository, Server, drain
 from serving.shelf import Shelf
+from serving.tracing import Tracer
 
 
 class WorkerMember(Member):
@@ -19,13 +20,16 @@ class WorkerMember(Member):
     def serve(self, supervisor: Link, assignment: Assignment) -> None:
         """See ``Member.serve``."""
 
-        def open_repository(metrics: Metrics, on_change: Callable[[str, bool], None]) -> tuple[Shelf, Repository]:
+        def open_repository(
+            metrics: Metrics, on_change: Callable[[str, bool], None], tracer: Tracer | None
+        ) -> tuple[Shelf, Repository]:
             repository = assembly.make_repository(
                 assignment.settings,
                 metrics,
                 on_change=on_change,
                 conduct=conduct_by(supervisor),
                 gather=gather_by(supervisor),
+                tracer=tracer,
             )
             supervisor.handle(ChangedFromOutside(repository).handlers())
             self.metrics, self.shelf = metrics, repository
@@ -38,7 +42,7 @@ def serve_as_member(
     member: Member,
     supervisor: Link,
     assignment: Assignment,
-    open_repository: Callable[[Metrics, Callable[[str, bool], None]], tuple[Shelf, Repository]],
+    open_repository: Callable[[Metrics, Callable[[str, bool], None], Tracer | None], tuple[Shelf, Repository]],
 ) -> None:
     """Runs a server as one of several; ends as ``Member.serve`` does.
 

@@ -5,9 +5,8 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from serving.errors import SecurityError, UnauthenticatedError
+from serving.errors import RequestError, SecurityError, UnauthenticatedError
 from serving.security import Tokens
-from serving.servicers.status import status_of
 
 # Generic in the stubs only.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -23,21 +22,25 @@ class Guard(grpc.ServerInterceptor):
         tokens: those that are let in.
         free: full names of services, or ``service/Method``, for which none is needed.
         services: full names of the server's services.
-        on_refusal: told the method (``/service/Method``) of each call that is refused.
+        refuse: ends a call of a method (``/service/Method``) with an error.
 
     Raises:
         SecurityError: ``free`` names something that is not there.
     """
 
     def __init__(
-        self, tokens: Tokens, free: Sequence[str], services: Sequence[str], on_refusal: Callable[[str], None]
+        self,
+        tokens: Tokens,
+        free: Sequence[str],
+        services: Sequence[str],
+        refuse: Callable[[str, grpc.ServicerContext, RequestError], NoReturn],
     ) -> None:
         for name in free:
             if name.partition("/")[0] not in services:
                 raise SecurityError(f"--token-free: the services are {', '.join(sorted(services))}. Received: {name!r}")
         self._tokens = tokens
         self._free = frozenset(f"/{name}" for name in free)
-        self._on_refusal = on_refusal
+        self._refuse = refuse
 
     def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """The method's handler, or one that refuses."""
@@ -55,8 +58,7 @@ class Guard(grpc.ServerInterceptor):
 
         def refuse(requests: Iterator[Any], context: grpc.ServicerContext) -> NoReturn:
             del requests  # whatever was sent stays unread
-            self._on_refusal(method)
-            context.abort(status_of(error), str(error))
+            self._refuse(method, context, error)
 
         # Whatever kind the method is of: only of a stream's handler gRPC does not read the first message beforehand.
         return grpc.stream_stream_rpc_method_handler(refuse)

@@ -3,10 +3,9 @@
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
@@ -29,6 +28,7 @@ from serving.errors import (
     quote,
 )
 from serving.metrics import UNKNOWN, Metrics
+from serving.servicers.journal import Journal
 from serving.servicers.streams import Stream
 from serving.shelf import Shelf, Version
 
@@ -37,6 +37,8 @@ Request = TypeVar("Request")
 
 # Name and version of a model, as the client wrote them.
 Asked = tuple[str, Version]
+
+_OK = grpc.StatusCode.OK
 
 _log = logging.getLogger(__name__)
 
@@ -71,9 +73,13 @@ class Reception:
             threads more than this, so that refusals and health checks are answered however busy it is.
         window: most requests of one stream under way at once. Further ones are not read, and so held back at their
             sender by the connection's flow control.
+        journal: where they are noted one by one; None: nowhere.
     """
 
-    def __init__(self, shelf: Shelf, metrics: Metrics, max_in_flight: int, window: int = 16) -> None:
+    def __init__(
+        self, shelf: Shelf, metrics: Metrics, max_in_flight: int, window: int = 16, journal: Journal | None = None
+    ) -> None:
+        self._journal = journal or Journal()
         self._shelf = shelf
         self._metrics = metrics
         self._max_in_flight = max_in_flight
@@ -125,6 +131,7 @@ class Reception:
         ended = self._open_call(context)
 
         def one(request: Request, call: Call) -> Answer:
+            call.request_id, call.trace = ended.request_id, ended.trace
             try:
                 model, work = prepare(request)
                 return self._attempt(method, model, call, work)
@@ -143,23 +150,33 @@ class Reception:
             self._metrics.count(UNKNOWN, UNKNOWN, method, status_of(error).name)
             self._metrics.refused(UNKNOWN, UNKNOWN, error.reason)
             context.abort(status_of(error), str(error))
+        span = self._journal.begin(method, ended)
         ended.watch(stream.cancel)
         try:
             yield from stream.answers()
         finally:
             with self._changed:
                 self._streams.discard(stream)
+            status = grpc.StatusCode.UNAVAILABLE if stream.drained else grpc.StatusCode.OK
+            self._journal.end_stream(span, ended, grpc.StatusCode.CANCELLED if ended.cancelled else status)
         if stream.drained:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+            context.abort(status, "the server is stopping")
 
-    def turn_away(self, method: str) -> None:
-        """Counts a call that was not let in.
+    def turn_away(self, method: str, context: grpc.ServicerContext, error: RequestError) -> NoReturn:
+        """Ends a call that was not let in.
 
         Args:
             method: ``/service/Method``, one that there is.
+            context: of the RPC.
+            error: why.
         """
-        self._metrics.count(UNKNOWN, UNKNOWN, method.rpartition("/")[2], grpc.StatusCode.UNAUTHENTICATED.name)
-        self._metrics.refused(UNKNOWN, UNKNOWN, UnauthenticatedError.reason)
+        call, name, status = Call(), method.rpartition("/")[2], status_of(error)
+        self._journal.open(call, context)
+        call.trace = None  # strangers do not decide what is traced
+        self._journal.end(None, call, name, (UNKNOWN, UNKNOWN), status, time.monotonic(), str(error))
+        self._metrics.count(UNKNOWN, UNKNOWN, name, status.name)
+        self._metrics.refused(UNKNOWN, UNKNOWN, error.reason)
+        context.abort(status, str(error))
 
     def drain(self) -> None:
         """Ends every stream as soon as the requests that it has read are answered."""
@@ -197,6 +214,7 @@ class Reception:
 
         with self._lock:
             self._open += 1
+        self._journal.open(call, context)
         # gRPC calls back when the answer is sent, or the caller is gone; False: it is gone already.
         if not context.add_callback(on_end):
             on_end()
@@ -209,15 +227,18 @@ class Reception:
             _RefusedError: whatever went wrong, as the caller is told.
         """
         started = time.monotonic()
+        span = self._journal.begin(method, call)
         try:
             answer = self._admit(call, work)
         except Exception as error:
             status = status_of(error)
-            reason = error.reason if isinstance(error, RequestError) else INTERNAL
-            self._metrics.refused(*self._count(method, model, status), reason)
+            names = self._count(method, model, status)
+            self._metrics.refused(*names, error.reason if isinstance(error, RequestError) else INTERNAL)
             self._shelf.failed(*model, time.monotonic() - started)
-            raise _RefusedError(status, _tell(method, model, status, error)) from None
-        self._count(method, model, grpc.StatusCode.OK)
+            told = _tell(method, model, call, status, error)
+            self._journal.end(span, call, method, names, status, started, told)
+            raise _RefusedError(status, told) from None
+        self._journal.end(span, call, method, self._count(method, model, _OK), _OK, started)
         return answer
 
     def _admit(self, call: Call, work: Callable[[Call], Answer]) -> Answer:
@@ -247,11 +268,9 @@ class _RefusedError(Exception):
         self.text = text
 
 
-def _tell(method: str, model: Asked, status: grpc.StatusCode, error: Exception) -> str:
+def _tell(method: str, model: Asked, call: Call, status: grpc.StatusCode, error: Exception) -> str:
     if status is grpc.StatusCode.INTERNAL:
         # What went wrong inside is for us to read; the client gets what finds it again.
-        request = uuid.uuid4().hex[:12]
-        _log.error("request %s: %s of %s failed", request, method, quote(model[0]), exc_info=error)
-        return f"internal error; request id {request}"
-    _log.debug("%s of %s: %s: %s", method, quote(model[0]), status.name, error)
+        _log.error("request %s: %s of %s failed", call.request_id, method, quote(model[0]), exc_info=error)
+        return f"internal error; request id {call.request_id}"
     return str(error)

@@ -1,4 +1,5 @@
 import logging
+import re
 from typing import Any, NoReturn
 
 import grpc
@@ -20,9 +21,17 @@ class AbortError(Exception):
 class Context:
     """What a servicer sees of an RPC."""
 
-    def __init__(self, alive: bool = True) -> None:
+    def __init__(self, alive: bool = True, metadata: tuple[tuple[str, str | bytes], ...] = ()) -> None:
         self.alive = alive
+        self.metadata = metadata
+        self.trailing: tuple[tuple[str, str], ...] = ()
         self.status: tuple[grpc.StatusCode, str] | None = None
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return self.metadata
+
+    def set_trailing_metadata(self, trailing: tuple[tuple[str, str], ...]) -> None:
+        self.trailing = trailing
 
     def time_remaining(self) -> float | None:
         return None
@@ -105,3 +114,36 @@ def test_a_call_that_ended_before_it_began_is_cancelled(reception: Reception) ->
     seen: list[bool] = []
     reception.answer("Segment", ("m", 1), Context(alive=False), lambda call: seen.append(call.cancelled))  # type: ignore[arg-type]
     assert seen == [True]
+
+
+@pytest.mark.parametrize("sent", ["7f3a", "a/b:c#1", "x" * 128])
+def test_the_callers_request_id_is_sent_back(reception: Reception, sent: str) -> None:
+    context = Context(metadata=(("user-agent", "test"), ("x-request-id", sent)))
+    seen: list[str] = []
+    reception.answer("Segment", ("m", 1), context, lambda call: seen.append(call.request_id))  # type: ignore[arg-type]
+    assert seen == [sent]
+    assert context.trailing == (("x-request-id", sent),)
+
+
+@pytest.mark.parametrize("sent", [None, "", "two words", "two\nlines", "x" * 129, b"bytes", "\N{SNOWMAN}"])
+def test_otherwise_it_gets_one_of_its_own(reception: Reception, sent: str | bytes | None) -> None:
+    def ask() -> str:
+        context = Context(metadata=() if sent is None else (("x-request-id", sent),))
+        reception.answer("Segment", ("m", 1), context, lambda _: None)  # type: ignore[arg-type]
+        return context.trailing[0][1]
+
+    first, second = ask(), ask()
+    assert re.fullmatch(r"[0-9a-f]{16}", first)
+    assert first != second
+
+
+def test_an_internal_error_is_found_by_the_callers_id(reception: Reception, caplog: pytest.LogCaptureFixture) -> None:
+    context = Context(metadata=(("x-request-id", "mine"),))
+
+    def fail(_: Call) -> None:
+        raise KeyError("secret")
+
+    with pytest.raises(AbortError):
+        reception.answer("Segment", ("m", 1), context, fail)  # type: ignore[arg-type]
+    assert context.status == (Code.INTERNAL, "internal error; request id mine")
+    assert "request mine: Segment of 'm' failed" in caplog.text
