@@ -66,7 +66,9 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     loaded = set(done.stdout.split())
     assert "onnxruntime" in loaded
-    assert loaded.isdisjoint({"tensorflow", "keras", "tf2onnx", "training", "onnx", "matplotlib", "scipy", "typer"})
+    assert loaded.isdisjoint(
+        {"tensorflow", "keras", "tf2onnx", "training", "onnx", "matplotlib", "scipy", "typer", "opentelemetry"}
+    )
 
 
 def test_asking_imports_neither_onnxruntime_nor_opencv() -> None:
