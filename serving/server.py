@@ -40,6 +40,8 @@ from serving.tracing import Tracer
 _SPARE_THREADS = 16
 # For what is between gRPC and us when the stop begins: requests taken but not yet on a thread, news to health watchers.
 _SETTLE_SECONDS = 0.1
+# For the last traces, if their collector is there; if not, nothing waits longer for it.
+_FLUSH_SECONDS = 5.0
 
 _SERVICES = (native.SERVICE_NAME, open_inference.SERVICE_NAME, *tensorflow_serving.SERVICE_NAMES)
 _ALL_SERVICES = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -176,7 +178,7 @@ class Server:
         self._reception.close()
         self._repository.close(max(0.0, end - time.monotonic()) + 1.0)
         if self._tracer is not None:
-            self._tracer.close(max(1.0, end - time.monotonic()))
+            self._tracer.close(min(_FLUSH_SECONDS, max(1.0, end - time.monotonic())))
         if self._http is not None:
             self._http.shutdown()
             self._http.server_close()

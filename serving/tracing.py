@@ -14,6 +14,7 @@ W3C traceparent of its span, which also is what travels between processes.
 
 import os
 import re
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -146,8 +147,10 @@ class Tracer:
 
     def close(self, seconds: float) -> None:
         """Sends what is left, at most for so many seconds."""
-        self._processor.force_flush(int(seconds * 1e3))
-        self._processor.shutdown()
+        # It sends what is left, but knows no limit that holds while the collector is away.
+        closing = threading.Thread(target=self._processor.shutdown, name="traces", daemon=True)
+        closing.start()
+        closing.join(seconds)
 
     def _make(self, provider: Any, version: str) -> Any:
         provider.add_span_processor(self._processor)

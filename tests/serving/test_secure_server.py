@@ -273,6 +273,22 @@ class TestTokens:
             assert status_of(lambda: list_models(channel, TOKEN)) is Code.UNAUTHENTICATED
 
 
+def test_several_processes_have_the_same_door(start: Start, pki: Pki, tokens: Path) -> None:
+    flags = [*pki.server_flags, "--tls-client-ca", str(pki.clients_ca), "--metrics-tls", "true", "--workers", "2"]
+    running = start(None, *flags, "--token-file", str(tokens))
+    with grpc.secure_channel(running.target, channel_credentials(pki)) as channel:
+        assert len(list_models(channel, TOKEN).models) == 4
+        assert status_of(lambda: list_models(channel)) is Code.UNAUTHENTICATED
+    with grpc.secure_channel(running.target, channel_credentials(pki, "")) as channel:
+        assert status_of(lambda: list_models(channel, TOKEN)) is Code.UNAVAILABLE
+    context = ssl.create_default_context(cafile=str(pki.ca))
+    with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
+        urllib.request.urlopen(running.metrics_url, timeout=5, context=context).read()
+    context.load_cert_chain(pki.client, pki.client_key)
+    with urllib.request.urlopen(running.metrics_url, timeout=5, context=context) as answer:
+        assert b"sparsewalk_build_info" in answer.read()
+
+
 class TestOurClient:
     def test_it_has_all_of_it(self, secure: Any, pki: Pki, tokens: Path) -> None:
         security = Security(ca=pki.ca, certificate=pki.client, key=pki.client_key, token_file=tokens)
