@@ -124,25 +124,27 @@ class Supervisor:
         for process in list(self._processes.values()):
             process.link.tell("hurry")
 
-    def _fill(self, seat: Seat, *, first: bool = False) -> Process:
-        """Starts a process for a seat."""
+    def _fill(self, seat: Seat, *, first: bool = False) -> Process | None:
+        """Starts a process for a seat; None when all are to stop."""
         settings = self._settings.model_copy(
             update={"grpc_port": self._port.number, "threads": self._settings.threads or self._share_of_cores(seat)}
         )
         assignment = Assignment(settings, None if first else self._fleet.held(), first)
-        process = Process(
-            seat,
-            {
-                "assignment": lambda: assignment,
-                "change": self._change,
-                "statistics": self._statistics,
-            },
-            assigned_first=first,
-            on_loaded=lambda: self._events.put(lambda: self._on_loaded(process)),
-            on_end=lambda: self._events.put(lambda: self._on_end(process)),
-        )
-        process.start()
         with self._filling:
+            if self._stopping.is_set():
+                return None
+            process = Process(
+                seat,
+                {
+                    "assignment": lambda: assignment,
+                    "change": self._change,
+                    "statistics": self._statistics,
+                },
+                assigned_first=first,
+                on_loaded=lambda: self._events.put(lambda: self._on_loaded(process)),
+                on_end=lambda: self._events.put(lambda: self._on_end(process)),
+            )
+            process.start()
             self._processes[seat] = process
             for other in self._processes.values():
                 process.attach(other)
@@ -190,7 +192,8 @@ class Supervisor:
         failures = self._failures[seat]
         told = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if failures >= _PATIENCE and not any(each.seat.role is seat.role for each in self._ready()):
-            self._give_up(ProcessError(f"{seat} ended {failures} times in a row, the last with {told}"))
+            why = f": {process.failure}" if process.failure is not None else ""
+            self._give_up(ProcessError(f"{seat} ended {failures} times in a row, the last with {told}{why}"))
             return
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (failures - 1)) if failures else 0.0
         _log.warning("%s ended with %s; it is started anew in %.1f s", seat, told, pause)
@@ -213,6 +216,8 @@ class Supervisor:
             # No change meanwhile: what it loads is what the others serve when it joins. Fronts load nothing.
             with nullcontext() if seat.role is Role.FRONT else self._changes.lock:
                 process = self._fill(seat)
+                if process is None:
+                    return
                 process.settled.wait()
                 if process.ended or self._stopping.is_set():
                     return
@@ -276,7 +281,8 @@ class Supervisor:
         """Those that listen first, then the engine, which they need until their last request."""
         end = time.monotonic() + self._settings.grace_seconds + _MARGIN_SECONDS
         for roles in ((Role.WORKER, Role.FRONT), (Role.ENGINE,)):
-            stopped = [each for each in self._processes.values() if each.seat.role in roles]
+            with self._filling:
+                stopped = [each for each in self._processes.values() if each.seat.role in roles]
             for process in stopped:
                 process.stop()
             while any(not process.ended for process in stopped) and time.monotonic() < end:
