@@ -15,7 +15,7 @@ RUNS ?= runs
 MODELS ?= models
 # container engine, images and their tag
 ENGINE ?= docker
-TARGETS ?= serving-cpu serving-gpu training video
+TARGETS ?= serving-cpu serving-gpu training video video-ray
 TAG ?= 0.1.0
 KUBECTL := .tools/kubectl
 
@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	  f"Python 3.11 to 3.13 is needed. Received: {sys.version.split()[0]}. Set PYTHON=python3.12, say.")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[serving,tracing,training,demo,dev]'
+	  --editable '.[serving,tracing,training,demo,video,ray,dev]'
 	@touch $@
 
 demo: $(READY) ## Train, export, serve and ask: the whole product in one go, with pictures in demo/

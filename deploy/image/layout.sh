@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs one part of Sparsewalk as the images hold it: a virtual environment without pip, and a copied tree.
 #
-#   layout.sh FOLDER serving|serving-gpu|training|video [dependencies|code]
+#   layout.sh FOLDER serving|serving-gpu|training|video|video-ray [dependencies|code]
 #
 #   FOLDER/venv     the dependencies of pyproject.toml's extras, in the versions of constraints.txt
 #   FOLDER/app      the packages of that part, and no others; PYTHONPATH names this folder
@@ -27,7 +27,8 @@ case $part in
   serving-gpu) extras=serving,tracing,gpu packages=serving ;;
   training) extras=training packages=training ;;
   video) extras=serving,tracing,video packages=serving ;;
-  *) die "expected serving, serving-gpu, training or video. Received: $part" ;;
+  video-ray) extras=serving,tracing,video,ray packages=serving ;;
+  *) die "expected serving, serving-gpu, training, video or video-ray. Received: $part" ;;
 esac
 case $step in all | dependencies | code) ;; *) die "expected dependencies or code. Received: $step" ;; esac
 case $folder in /*) ;; *) folder=$PWD/$folder ;; esac
@@ -62,7 +63,8 @@ dependencies() {
     --root-user-action ignore sparsewalk
   case $part in
     # The plug-ins of ONNX Runtime for NVIDIA GPUs: 285 MB that a machine without one cannot use.
-    serving | training | video)
+    serving-gpu) ;;
+    *)
       find "$folder/venv" \( -name 'libonnxruntime_providers_cuda.so' -o -name 'libonnxruntime_providers_tensorrt.so' \) \
         -delete ;;
   esac

@@ -96,7 +96,7 @@ class TestTree:
         ("arguments", "complaint"),
         [
             (["somewhere"], "expected FOLDER and a part"),
-            (["somewhere", "server"], "expected serving, serving-gpu, training or video. Received: server"),
+            (["somewhere", "server"], "expected serving, serving-gpu, training, video or video-ray. Received: server"),
             (["somewhere", "serving", "all-of-it"], "expected dependencies or code. Received: all-of-it"),
         ],
     )
@@ -315,6 +315,7 @@ class TestDockerfile:
             ("serving-gpu", "serving"),
             ("training", "training"),
             ("video", "serving.video"),
+            ("video-ray", "serving.video"),
         ],
     )
     def test_targets_start_their_part_as_nobody_in_particular(self, target: str, module: str) -> None:

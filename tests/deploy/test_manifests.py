@@ -32,6 +32,7 @@ from tests.deploy.conftest import (
     pod_specs,
     the,
 )
+from tests.deploy.pod import expand
 
 NEWEST_THREE = ["1.35", "1.36", "1.37"]
 # Their definitions are published as Python packages. See test_custom_resources_are_as_their_owners_define_them for the
@@ -149,9 +150,7 @@ class TestCustomResources:
         folder = os.environ.get("SPARSEWALK_CRDS")
         if folder is None:
             pytest.skip("SPARSEWALK_CRDS names no folder with CustomResourceDefinitions; see deploy/README.md")
-        definitions = {
-            (group, version, kind): schema for group, version, kind, schema in read_definitions(Path(folder))
-        }
+        definitions = dict(read_definitions(Path(folder)))
         seen = set()
         for tree in kustomizations():
             for each in build(tree):
@@ -172,6 +171,14 @@ def read_definitions(folder: Path) -> Iterator[tuple[tuple[str, str, str], Objec
                 # Kubernetes checks these itself, against schemas of its own
                 schema["properties"] |= {"metadata": {"type": "object"}}
                 yield (spec["group"], version["name"], spec["names"]["kind"]), schema
+
+
+def test_strict_schemas_refuse_what_they_do_not_know() -> None:
+    known = {"type": "object", "properties": {"a": {"type": "array", "items": {"properties": {"b": {}}}}}}
+    jsonschema.validate({"a": [{"b": 1}]}, strict(known))
+    for unknown in ({"c": 1}, {"a": [{"b": 1, "c": 2}]}):
+        with pytest.raises(jsonschema.ValidationError, match="'c' was unexpected"):
+            jsonschema.validate(unknown, strict(known))
 
 
 def strict(schema: Any) -> Any:
@@ -382,6 +389,43 @@ class TestProduction:
         (label,) = the("ServiceMonitor", objects)["spec"]["podTargetLabels"]
         assert label in the("Deployment", objects)["spec"]["template"]["metadata"]["labels"]
         assert re.sub(r"\W", "_", label) + '="nvidia"' in json.dumps(the("PrometheusRule", objects)).replace('\\"', '"')
+
+
+class TestJobs:
+    def test_pods_know_how_many_they_are(self, build: Build) -> None:
+        spec = the("Job", build(DEPLOY / "jobs" / "video"))["spec"]
+        (container,) = spec["template"]["spec"]["containers"]
+        assert f"--job-count={spec['completions']}" in container["args"]
+        assert spec["completionMode"] == "Indexed"
+        assert spec["maxFailedIndexes"] <= spec["completions"]
+
+    def test_containers_of_the_failure_policy_exist(self, build: Build) -> None:
+        for tree in ("training", "video"):
+            spec = the("Job", build(DEPLOY / "jobs" / tree))["spec"]
+            names = {container["name"] for container in containers(spec["template"]["spec"])}
+            rules = [rule["onExitCodes"] for rule in spec["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
+            assert {rule["containerName"] for rule in rules} <= names
+            assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+    def test_both_ways_of_the_video_job_read_the_same_settings(self, build: Build) -> None:
+        found = []
+        for tree in ("video", "video-ray"):
+            objects = build(DEPLOY / "jobs" / tree)
+            for name, _, pod in pod_specs(objects):
+                if not name.endswith("/submitter"):
+                    found.append((environment(pod, objects), [v for v in pod["volumes"] if "configMap" in v]))
+        assert len(found) == 3
+        assert all(each == found[0] for each in found)
+
+    def test_the_training_job_trains_and_exports_the_same(self, build: Build) -> None:
+        objects = build(DEPLOY / "jobs" / "training")
+        pod = the("Job", objects)["spec"]["template"]["spec"]
+        told = environment(pod, objects)
+        train, export = (expand(container["args"], told) for container in containers(pod))
+        assert train[:2] == ["train", told["EXPERIMENT"]]
+        assert export[:2] == ["export", told["EXPERIMENT"]]
+        assert train[train.index("--runs") + 1] == export[export.index("--runs") + 1]
+        assert not [word for word in (*train, *export) if "$" in word]
 
 
 @cache
