@@ -20,7 +20,7 @@ TAG ?= 0.1.0
 KUBECTL := .tools/kubectl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image lint format protos conformance-clients constraints train-all export report serve clean
+.PHONY: help demo test image lint format protos conformance-clients constraints train-all export report serve bench fuzz clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,13 @@ report: $(READY) ## Compare all trained encoders on one page, report.html
 
 serve: $(READY) ## Serve models/
 	$(BIN)/python -m serving --model-repository $(MODELS)
+
+bench: $(READY) ## Measure the service beside raw ONNX Runtime and a bare gRPC handler, into bench/
+	@mkdir -p bench
+	$(BIN)/python tests/benchmarks/serving --models $(MODELS) --json bench/bench.json --plot bench/bench.png
+
+fuzz: $(READY) ## Send the service a hundred thousand messages that no client would send
+	$(BIN)/python tests/serving/fuzz --messages 100000
 
 clean: ## Remove the environment and caches; runs and models stay
 	rm -rf $(VENV) .venv-tritonclient .tools *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

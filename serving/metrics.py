@@ -10,7 +10,7 @@ client made up is counted under ``unknown``.
 
 import platform
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.server import HTTPServer
 
@@ -222,7 +222,7 @@ class _Histograms(Collector):
         registry: where they are registered.
     """
 
-    def __init__(self, kinds: dict[str, tuple[str, tuple[float, ...]]], registry: CollectorRegistry) -> None:
+    def __init__(self, kinds: Mapping[str, tuple[str, tuple[float, ...]]], registry: CollectorRegistry) -> None:
         self._kinds = kinds
         self._bins: dict[tuple[str, str], Bins] = {}
         registry.register(self)

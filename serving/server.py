@@ -30,7 +30,9 @@ from serving.repository import Held
 from serving.security import Tokens
 from serving.servicers import native, open_inference, tensorflow_serving, transport
 from serving.servicers.guard import Guard
+from serving.servicers.health import Health
 from serving.servicers.journal import Journal
+from serving.servicers.registration import Registrar
 from serving.servicers.status import Reception
 from serving.settings import Settings
 from serving.shelf import Shelf, State
@@ -100,7 +102,7 @@ class Server:
         self._tracer = assembly.make_tracer(settings)
         imaging.limit_threads()
         self.metrics = assembly.make_metrics()
-        self._health = health.HealthServicer()
+        self._health = Health()
         self._started = False
         shelf: Shelf
         self._repository: Repository
@@ -174,7 +176,8 @@ class Server:
         self._reception.wait_idle(max(0.0, end - time.monotonic()))
         # What is open now are streams that would outlast any grace time: health watchers and reflection.
         self._grpc.stop(0)
-        stopped.wait()
+        if not stopped.wait(max(0.0, end - time.monotonic()) + _SETTLE_SECONDS):
+            _log.warning("some calls have not ended in time")
         self._reception.close()
         self._repository.close(max(0.0, end - time.monotonic()) + 1.0)
         if self._tracer is not None:
@@ -204,9 +207,10 @@ class Server:
                 ("grpc.so_reuseport", int(self._member is not None)),
             ],
         )
-        native.add_to(server, native.EncoderServicer(self.engine, self._reception))
+        services = Registrar(server)
+        native.add_to(services, native.EncoderServicer(self.engine, self._reception))
         open_inference.add_to(
-            server,
+            services,
             open_inference.OpenInferenceServicer(
                 self.engine,
                 self._reception,
@@ -215,12 +219,12 @@ class Server:
             ),
         )
         tensorflow_serving.add_to(
-            server,
+            services,
             tensorflow_serving.PredictionServicer(self.engine, self._reception),
             tensorflow_serving.ModelServicer(self.engine, self._reception, control=settings.callers_control_models),
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(_ALL_SERVICES, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
+        reflection.enable_server_reflection(_ALL_SERVICES, services)
         return server
 
     def _build_guard(self, token_file: Path) -> Guard:

@@ -17,6 +17,7 @@ from serving.pb.sparsewalk.v1 import encoder_pb2 as pb
 from serving.pb.sparsewalk.v1 import encoder_pb2_grpc as pb_grpc
 from serving.servable import Servable
 from serving.servicers import sparse
+from serving.servicers.registration import Registrar
 from serving.servicers.status import Asked, Reception
 from serving.timings import Timings
 
@@ -161,7 +162,7 @@ class EncoderServicer(pb_grpc.EncoderServiceServicer):
         )
 
 
-def add_to(server: grpc.Server, servicer: EncoderServicer) -> None:
+def add_to(server: Registrar, servicer: EncoderServicer) -> None:
     """Registers the servicer."""
     pb_grpc.add_EncoderServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # generated
 

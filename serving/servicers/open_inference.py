@@ -15,6 +15,7 @@ from serving.pb.open_inference import grpc_service_pb2 as pb
 from serving.pb.open_inference import grpc_service_pb2_grpc as pb_grpc
 from serving.servicers import open_inference_models as models
 from serving.servicers import tensors
+from serving.servicers.registration import Registrar
 from serving.servicers.status import Asked, Reception
 from serving.shelf import State, Version
 
@@ -221,7 +222,7 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         return _response(request, answer)
 
 
-def add_to(server: grpc.Server, servicer: OpenInferenceServicer) -> None:
+def add_to(server: Registrar, servicer: OpenInferenceServicer) -> None:
     """Registers the servicer."""
     pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # generated
 

@@ -17,6 +17,7 @@ from serving.pb.tensorflow_serving import apis_pb2 as pb
 from serving.pb.tensorflow_serving import apis_pb2_grpc as pb_grpc
 from serving.pb.tensorflow_serving import config_pb2, error_codes_pb2, framework_pb2
 from serving.servicers import tensor_protos
+from serving.servicers.registration import Registrar
 from serving.servicers.status import Asked, Reception
 from serving.shelf import State
 
@@ -148,7 +149,7 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
         return self._reception.answer("HandleReloadConfigRequest", ("", None), context, work)
 
 
-def add_to(server: grpc.Server, prediction: PredictionServicer, model: ModelServicer) -> None:
+def add_to(server: Registrar, prediction: PredictionServicer, model: ModelServicer) -> None:
     """Registers the servicers."""
     pb_grpc.add_PredictionServiceServicer_to_server(prediction, server)  # type: ignore[no-untyped-call]  # generated
     pb_grpc.add_ModelServiceServicer_to_server(model, server)  # type: ignore[no-untyped-call]  # generated
