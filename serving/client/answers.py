@@ -29,6 +29,7 @@ class Mask:
         threshold: the probability from which a pixel counts as pedestrian.
         foreground_fraction: share of True pixels, 0..1.
         timings: seconds in the server, by phase.
+        probabilities: float32 [H, W] in [0, 1], where they were asked for.
     """
 
     array: npt.NDArray[np.bool_]
@@ -37,6 +38,7 @@ class Mask:
     threshold: float
     foreground_fraction: float
     timings: Timings
+    probabilities: npt.NDArray[np.float32] | None = None
 
     def png(self) -> bytes:
         """The mask as an 8-bit grey PNG: 255 pedestrian, 0 background."""

@@ -75,6 +75,7 @@ class Client:
         threshold: float | None = None,
         *,
         version: Version = None,
+        probabilities: bool = False,
     ) -> Iterator[Mask | ServiceError]:
         """The masks of a video or a camera, in order, several of them under way at once.
 
@@ -83,6 +84,7 @@ class Client:
             model: its name.
             threshold: in [0, 1]; the model's own where None.
             version: its number or label; the newest where None.
+            probabilities: whether the masks come with their probabilities, four bytes a pixel instead of a bit.
 
         Yields:
             For each picture its mask, or why there is none; the others are not affected.
@@ -96,7 +98,8 @@ class Client:
         def requests() -> Iterator[pb.SegmentStreamRequest]:
             try:
                 for frame, picture in enumerate(pictures):
-                    yield messages.frame_request(frame, messages.segment_request(picture, model, version, threshold))
+                    request = messages.segment_request(picture, model, version, threshold, probabilities=probabilities)
+                    yield messages.frame_request(frame, request)
             except Exception as error:
                 failures.append(error)
 
@@ -218,6 +221,7 @@ class AsyncClient:
         threshold: float | None = None,
         *,
         version: Version = None,
+        probabilities: bool = False,
     ) -> AsyncIterator[Mask | ServiceError]:
         """See ``Client.segment_stream``; the pictures may come asynchronously."""
         failures: list[Exception] = []
@@ -226,7 +230,8 @@ class AsyncClient:
             frame = 0
             try:
                 async for picture in messages.each(pictures):
-                    yield messages.frame_request(frame, messages.segment_request(picture, model, version, threshold))
+                    request = messages.segment_request(picture, model, version, threshold, probabilities=probabilities)
+                    yield messages.frame_request(frame, request)
                     frame += 1
             except Exception as error:
                 failures.append(error)

@@ -68,13 +68,15 @@ def failure(error: grpc.RpcError) -> ServiceError:
     return ServiceError(error.code(), error.details() or "no details", request_ids[0] if request_ids else None)
 
 
-def segment_request(source: Source, model: str, version: Version, threshold: float | None) -> pb.SegmentRequest:
-    """Asks for packed bits: the smallest exact form that needs no decoder."""
+def segment_request(
+    source: Source, model: str, version: Version, threshold: float | None, *, probabilities: bool = False
+) -> pb.SegmentRequest:
+    """Asks for packed bits, the smallest exact form that needs no decoder, or for probabilities."""
     return pb.SegmentRequest(
         model=_spec(model, version),
         picture=_picture(source),
         threshold=threshold,
-        format=pb.MASK_FORMAT_PACKED_BITS,
+        format=pb.MASK_FORMAT_PROBABILITIES if probabilities else pb.MASK_FORMAT_PACKED_BITS,
         size=pb.MASK_SIZE_PICTURE,
     )
 
@@ -118,16 +120,23 @@ def to_frame(response: pb.SegmentStreamResponse) -> Mask | ServiceError:
 
 
 def to_mask(response: pb.SegmentResponse) -> Mask:
-    """Unpacks the bits."""
+    """Unpacks the bits, or finds those that reach the threshold."""
     height, width = response.mask.height, response.mask.width
-    bits = np.frombuffer(response.mask.data, np.uint8).reshape(height, -1)
+    probabilities = None
+    if response.mask.format == pb.MASK_FORMAT_PROBABILITIES:
+        probabilities = np.frombuffer(response.mask.data, "<f4").reshape(height, width)
+        array = probabilities >= np.float32(response.threshold)
+    else:
+        bits = np.frombuffer(response.mask.data, np.uint8).reshape(height, -1)
+        array = np.unpackbits(bits, axis=1, count=width).astype(np.bool_)
     return Mask(
-        array=np.unpackbits(bits, axis=1, count=width).astype(np.bool_),
+        array=array,
         model=response.model.name,
         version=response.model.version,
         threshold=response.threshold,
         foreground_fraction=response.foreground_fraction,
         timings=_timings(response.timings),
+        probabilities=probabilities,
     )
 
 
