@@ -1,0 +1,53 @@
+"""``python -m serving.video``: runs the job; ``--help`` tells flags and exit codes."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+
+def main() -> int:
+    """Reads the settings and runs; one line on stdout for each input that was segmented, on stderr for the others."""
+    # gRPC's own complaints on stderr would hide ours. Read when gRPC is imported, hence the imports below.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from serving.errors import StartError
+    from serving.video.errors import ExitCode, JobError
+    from serving.video.settings import Settings
+
+    try:
+        settings = Settings.from_command_line()
+    except StartError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ExitCode.USAGE
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    from serving.video import launch
+    from serving.video.job import exit_code
+
+    try:
+        outcomes = launch.run(settings, _on_signals)
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    for outcome in outcomes:
+        good = outcome.code in (ExitCode.DONE, ExitCode.PARTIAL)
+        print(outcome.message if good else f"error: {outcome.message}", file=sys.stdout if good else sys.stderr)
+        for text, count in outcome.notes:
+            print(f"{outcome.name}: {text}" + (f" ({count} times)" if count > 1 else ""), file=sys.stderr)
+    return exit_code(outcomes)
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""Readers of what lies on disk: video files and folders of pictures."""
+
+import zlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from serving import imaging
+from serving.errors import InvalidPictureError
+from serving.imaging import Picture
+from serving.video.errors import InputError
+from serving.video.reading import Anchor, Clip, Frame, Normaliser, Note, Selection
+from serving.video.sources import PICTURES, natural
+
+# Demuxers that take any text or single picture for a video.
+_NO_VIDEOS = frozenset({"tty", "image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "gif_pipe", "svg_pipe"})
+_MICROSECOND = Fraction(1, 1_000_000)
+
+
+class VideoReader:
+    """A video file.
+
+    Args:
+        path: of the file.
+        selection: which frames.
+
+    Raises:
+        InputError: see ``open_reader``.
+    """
+
+    def __init__(self, path: str, selection: Selection) -> None:
+        self._path = path
+        self._selection = selection
+        self.tail: tuple[Note, ...] = ()
+        with self._open() as container:
+            stream = container.streams.video[0]
+            first = next(iter(_decoded(container, stream, [])), None)
+            if first is None:
+                raise InputError(f"{path}: not one frame can be decoded")
+            try:
+                picture = Normaliser(selection).picture(first, [])
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
+            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            self._seconds = _duration(container, stream)
+            announced = stream.frames or round((self._seconds or 0.0) * rate)
+            self.clip = Clip(
+                width=picture.shape[1],
+                height=picture.shape[0],
+                time_base=stream.time_base or _MICROSECOND,
+                rate=rate,
+                aspect=stream.sample_aspect_ratio or Fraction(1),
+                frames=selection.count(announced, self._seconds),
+                sound=bool(container.streams.audio),
+            )
+
+    def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
+        """See ``Reader``. Going on seeks to the key frame before, and checks that it came to the same frame."""
+        if after is not None:
+            try:
+                yield from self._read(after, seek=True)
+            except _LostAnchorError:
+                yield from self._read(after, seek=False)
+        else:
+            yield from self._read(None, seek=False)
+
+    def _read(self, after: Anchor | None, *, seek: bool) -> Iterator[Frame]:
+        notes: list[Note] = []
+        normaliser = Normaliser(self._selection, self.clip)
+        with self._open() as container:
+            stream = container.streams.video[0]
+            clock = _Clock(self.clip, container.start_time)
+            numbers = -1
+            awaited = after if seek else None
+            if awaited is not None:
+                container.seek(awaited.pts, stream=stream, backward=True, any_frame=False)
+            for decoded in _decoded(container, stream, notes):
+                if awaited is not None:
+                    if decoded.pts is None or decoded.pts > awaited.pts:
+                        raise _LostAnchorError
+                    if decoded.pts == awaited.pts:
+                        if zlib.crc32(normaliser.picture(decoded, []).data) != awaited.digest:
+                            raise _LostAnchorError
+                        numbers, awaited = awaited.number, None
+                        clock.reach(decoded.pts)
+                        notes.clear()
+                    continue
+                numbers += 1
+                pts = clock.tick(decoded.pts, notes)
+                time = clock.seconds(pts)
+                if self._selection.behind(time):
+                    self.tail = ()
+                    return
+                if after is not None and numbers <= after.number:
+                    notes.clear()
+                elif self._selection.has(numbers, time):
+                    picture = normaliser.picture(decoded, notes)
+                    yield Frame(numbers, pts, time, picture, tuple(notes))
+                    notes.clear()
+            if awaited is not None:
+                raise _LostAnchorError
+            notes += self._shortfall(clock)
+            self.tail = tuple(notes)
+
+    def _open(self) -> Any:
+        try:
+            container = av.open(self._path, options=self._selection.options)
+        except FileNotFoundError:
+            raise InputError(f"{self._path}: no such file or folder") from None
+        except av.FFmpegError as error:
+            raise InputError(f"{self._path}: no video that FFmpeg can read: {error.strerror}") from None
+        name = container.format.name
+        if name in _NO_VIDEOS or not container.streams.video:
+            container.close()
+            what = "no video, but a text or a picture" if name in _NO_VIDEOS else "there is no video stream in it"
+            raise InputError(f"{self._path}: {what} ({name})")
+        container.streams.video[0].thread_type = "AUTO"
+        return container
+
+    def _shortfall(self, clock: "_Clock") -> list[Note]:
+        """A file that ends before its header says, by more than rounding.
+
+        By its time, since a header's number of frames may count places without one.
+        """
+        there = clock.now + float(1 / self.clip.rate)
+        if self._seconds and self._seconds - there > max(float(3 / self.clip.rate), 0.3, 0.02 * self._seconds):
+            return [Note(f"truncated: {there:.1f} of {self._seconds:.1f} seconds are there", loses=True)]
+        return []
+
+
+class FolderReader:
+    """A folder of pictures, in natural order; they are as far apart as ``fps`` says.
+
+    Raises:
+        InputError: there is no picture in it, or none that can be read.
+    """
+
+    def __init__(self, folder: Path, selection: Selection) -> None:
+        self._selection = selection
+        self.tail: tuple[Note, ...] = ()
+        try:
+            found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES]
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
+        self._paths = sorted(found, key=lambda path: natural(path.name))
+        if not self._paths:
+            raise InputError(f"{folder}: no picture in this folder; expected {', '.join(PICTURES)}")
+        first = next((picture for picture in map(self._load, self._paths) if not isinstance(picture, Note)), None)
+        if first is None:
+            raise InputError(f"{folder}: not one of the {len(self._paths)} pictures can be read")
+        rate = Fraction(selection.fps).limit_denominator(1001)
+        height, width = selection.fit(*first.shape[:2])
+        count = selection.count(len(self._paths), len(self._paths) / selection.fps)
+        self.clip = Clip(width, height, 1 / rate, rate, Fraction(1), count, sound=False)
+
+    def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
+        """See ``Reader``. A picture that cannot be read is noted and left out; its number stays free."""
+        normaliser = Normaliser(self._selection, self.clip)
+        notes: list[Note] = []
+        self.tail = ()
+        for number in range(0 if after is None else after.number + 1, len(self._paths)):
+            time = float(number * self.clip.time_base)
+            if self._selection.behind(time):
+                return
+            if not self._selection.has(number, time):
+                continue
+            picture = self._load(self._paths[number])
+            if isinstance(picture, Note):
+                notes.append(picture)
+                continue
+            fitted = normaliser.fit(picture, notes)
+            yield Frame(number, number, time, fitted, tuple(notes))
+            notes.clear()
+        self.tail = tuple(notes)
+
+    def _load(self, path: Path) -> Picture | Note:
+        try:
+            return imaging.decode(path.read_bytes(), self._selection.max_pixels)
+        except (InvalidPictureError, OSError) as error:
+            return Note(f"{path.name}: {error}", loses=True)
+
+
+class _LostAnchorError(Exception):
+    """Seeking did not come to the frame it should; reading from the start does."""
+
+
+class _Clock:
+    """Time stamps that rise, whatever the file says."""
+
+    def __init__(self, clip: Clip, start: int | None) -> None:
+        self._base = clip.time_base
+        self._origin = 0 if start is None else round(start * _MICROSECOND / self._base)
+        self._step = max(1, round(1 / (clip.rate * self._base)))
+        self._last: int | None = None
+
+    @property
+    def now(self) -> float:
+        """Seconds of the last frame."""
+        return 0.0 if self._last is None else self.seconds(self._last)
+
+    def reach(self, pts: int) -> None:
+        """The last frame was at ``pts``."""
+        self._last = pts
+
+    def tick(self, pts: int | None, notes: list[Note]) -> int:
+        """The time stamp of the next frame."""
+        if pts is None:
+            pts = self._origin if self._last is None else self._last + self._step
+        elif self._last is not None and pts <= self._last:
+            notes.append(Note("a time stamp that does not rise; moved behind the one before", loses=False))
+            pts = self._last + 1
+        self._last = pts
+        return pts
+
+    def seconds(self, pts: int) -> float:
+        return float((pts - self._origin) * self._base)
+
+
+def _decoded(container: Any, stream: Any, notes: list[Note]) -> Iterator[Any]:
+    """Every frame that can be decoded; damaged parts are noted and stepped over."""
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.FFmpegError as error:
+            notes.append(Note(f"the file breaks off: {error.strerror}", loses=True))
+            return
+        if packet.is_corrupt:
+            notes.append(Note("a part that arrived damaged", loses=True))
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            notes.append(Note("a part that cannot be decoded", loses=True))
+            continue
+        for frame in frames:
+            if frame.is_corrupt:
+                notes.append(Note("a frame with damaged parts", loses=True))
+            yield frame
+
+
+def _duration(container: Any, stream: Any) -> float | None:
+    """Seconds of the video stream, as the header says; None where only longer streams beside it could mislead."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if container.duration and len(container.streams) == 1:
+        return float(container.duration * _MICROSECOND)
+    return None

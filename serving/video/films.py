@@ -1,0 +1,198 @@
+"""Films: H.264 in MP4, encoded shard by shard and joined without encoding anew.
+
+A shard's film stands on its own (it begins with a key frame, and no frame is shown out of order), so joining is copying
+packets, and gives the same frames however often the job was interrupted. Shards lie in NUT files, which keep any time
+base exactly. The encoder has a fixed number of threads: with x264 that number is part of the result.
+"""
+
+import heapq
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from serving.imaging import BoolMask, Picture
+from serving.video.reading import Clip, Frame
+
+_THREADS = 2
+# What may lie in MP4 as it is; other sound is encoded anew.
+_MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
+
+Paint = Callable[[Picture, BoolMask], Picture]
+
+_log = logging.getLogger(__name__)
+
+
+class FilmPart:
+    """The film of one shard.
+
+    Args:
+        path: of the file, ``.nut``.
+        clip: size and time base.
+        paint: draws a frame: (RGB picture, mask) -> RGB [H, W, 3] or grey [H, W].
+        crf: x264's quality.
+    """
+
+    def __init__(self, path: Path, clip: Clip, paint: Paint, crf: int) -> None:
+        self._paint = paint
+        self._clip = clip
+        self._container = av.open(str(path), "w", format="nut")
+        # 4:2:0 has one colour for two by two pixels, so odd sides get one more row or column, a copy of the last.
+        width, height = clip.width + clip.width % 2, clip.height + clip.height % 2
+        self._size = (height, width)
+        stream = self._container.add_stream("libx264", rate=clip.rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = clip.time_base
+        context = stream.codec_context
+        context.time_base = clip.time_base
+        context.sample_aspect_ratio = clip.aspect
+        context.thread_count = _THREADS
+        context.max_b_frames = 0
+        context.options = {"preset": "veryfast", "crf": str(crf)}
+        self._stream = stream
+        self._reformatter = VideoReformatter()
+
+    def add(self, frame: Frame, mask: BoolMask) -> None:
+        """Encodes one more frame."""
+        painted = self._paint(frame.picture, mask)
+        height, width = painted.shape[:2]
+        if (height, width) != self._size:
+            margins = [(0, self._size[0] - height), (0, self._size[1] - width), (0, 0)][: painted.ndim]
+            painted = np.pad(painted, margins, mode="edge")
+        picture = av.VideoFrame.from_ndarray(painted, format="rgb24" if painted.ndim == 3 else "gray")
+        yuv = self._reformatter.reformat(picture, format="yuv420p")
+        yuv.pts, yuv.time_base = frame.pts, self._clip.time_base
+        self._container.mux(self._stream.encode(yuv))
+
+    def close(self) -> None:
+        """Writes what the encoder still holds."""
+        try:
+            self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+
+def join(parts: Sequence[Path], path: Path, clip: Clip, sound_of: str | None) -> None:
+    """Joins the films of all shards; the first frame is at 0 seconds.
+
+    Args:
+        parts: of the shards, in order.
+        path: of the film, ``.mp4``.
+        clip: of the input.
+        sound_of: the input whose sound is to be kept; None: no sound.
+    """
+    start, _ = _span(parts[0])
+    _, last = _span(parts[-1])
+    # The index goes first, so that a browser may begin before the end is there.
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as film:
+        with av.open(str(parts[0])) as first:
+            stream = film.add_stream_from_template(first.streams.video[0])
+        pictures = _pictures(parts, stream, start, clip.rate)
+        if sound_of is None:
+            for _, packet in pictures:
+                film.mux(packet)
+            return
+        with _Sound(sound_of, film, float(start)) as sound:
+            tones = sound.packets(float(last - start + 1 / clip.rate))
+            for _, packet in heapq.merge(pictures, tones, key=lambda pair: pair[0]):
+                film.mux(packet)
+
+
+def _pictures(parts: Sequence[Path], stream: Any, start: Fraction, rate: Fraction) -> Iterator[tuple[float, Any]]:
+    """Packets of the pictures with their seconds, from 0."""
+    held: Any = None
+    for part in parts:
+        with av.open(str(part)) as container:
+            for packet in container.demux(video=0):
+                if packet.dts is None or packet.pts is None:  # the end
+                    continue
+                # NUT may have refined the time base, by a whole factor.
+                shift = round(start / packet.time_base)
+                packet.pts -= shift
+                packet.dts -= shift
+                packet.stream = stream
+                if held is not None:
+                    held.duration = packet.pts - held.pts
+                    yield float(held.pts * held.time_base), held
+                held = packet
+    held.duration = max(1, round(1 / (rate * held.time_base)))
+    yield float(held.pts * held.time_base), held
+
+
+def _span(part: Path) -> tuple[Fraction, Fraction]:
+    """Seconds of the first and the last frame of a film, in the input's time."""
+    with av.open(str(part)) as container:
+        packets = container.demux(video=0)
+        seconds = [packet.pts * packet.time_base for packet in packets if packet.pts is not None]
+    return min(seconds), max(seconds)
+
+
+class _Sound:
+    """The sound track of an input, for a film that begins ``start`` seconds later."""
+
+    def __init__(self, address: str, film: Any, start: float) -> None:
+        self._container = av.open(address)
+        self._track: Any = self._container.streams.audio[0]
+        self._start = start
+        self._copies = self._track.codec_context.name in _MP4_SOUND
+        if self._copies:
+            self._stream = film.add_stream_from_template(self._track)
+        else:
+            self._stream = film.add_stream("aac", rate=self._track.codec_context.sample_rate)
+            # Files without a layout, only a number of channels, get the usual one of that number.
+            self._stream.codec_context.layout = _LAYOUTS.get(self._track.codec_context.layout.nb_channels, "stereo")
+
+    def packets(self, end: float) -> Iterator[tuple[float, Any]]:
+        """Packets with their seconds, from 0 to ``end``."""
+        try:
+            yield from self._copied(end) if self._copies else self._encoded(end)
+        except av.FFmpegError as error:
+            _log.warning("%s: the sound breaks off: %s", self._container.name, error.strerror)
+
+    def _copied(self, end: float) -> Iterator[tuple[float, Any]]:
+        base = self._track.time_base
+        shift = round(self._start / base)
+        for packet in self._container.demux(self._track):
+            if packet.pts is None or packet.dts is None:
+                continue
+            seconds = float((packet.pts - shift) * base)
+            if seconds >= end:
+                return
+            if seconds >= 0:
+                packet.pts -= shift
+                packet.dts -= shift
+                packet.stream = self._stream
+                yield seconds, packet
+
+    def _encoded(self, end: float) -> Iterator[tuple[float, Any]]:
+        context = self._stream.codec_context
+        resampler = av.AudioResampler(format="fltp", layout=context.layout, rate=context.sample_rate)
+        samples = 0
+        for decoded in self._container.decode(self._track):
+            seconds = (decoded.time or 0.0) - self._start
+            if seconds >= end:
+                break
+            if seconds < 0:
+                continue
+            for frame in resampler.resample(decoded):
+                # Counted from the first one that is kept: the encoder wants time stamps without a gap.
+                if not samples:
+                    samples = round(seconds * context.sample_rate)
+                frame.pts, frame.time_base = samples, Fraction(1, context.sample_rate)
+                samples += frame.samples
+                for packet in self._stream.encode(frame):
+                    yield float(packet.pts * packet.time_base), packet
+        for packet in self._stream.encode(None):
+            yield float(packet.pts * packet.time_base), packet
+
+    def __enter__(self) -> "_Sound":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()

@@ -1,0 +1,89 @@
+"""Builds the job from its settings, and runs it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from serving import imaging
+from serving.client import Client
+from serving.video import sources
+from serving.video.engines import Engine, LocalEngine, Model
+from serving.video.errors import writing
+from serving.video.job import Job, Outcome
+from serving.video.progress import Display, Meter
+from serving.video.service import ServiceEngine
+from serving.video.settings import Settings
+from serving.video.tiles import Tiling
+
+Stop = Callable[[], None]
+
+
+def run(settings: Settings, on_stop: Callable[[Stop], None]) -> list[Outcome]:
+    """Runs the job.
+
+    Args:
+        settings: of the job.
+        on_stop: told what to call when the job is to end early.
+
+    Raises:
+        JobError: it cannot begin: no such input, model or service, or no place for the output.
+    """
+    imaging.limit_threads()
+    found = sources.part(sources.find(settings.inputs), settings.job_count, os.environ)
+    _prepare(settings.output)
+    meter = Meter()
+    if settings.engine == "ray":
+        from serving.video import cluster
+
+        with Display(meter, settings.progress) as display:
+            return cluster.run(settings, found, meter, display, on_stop)
+    engine = open_engine(settings)
+    meter.ask_inference(lambda: engine.busy)
+    try:
+        with Display(meter, settings.progress) as display:
+            job = Job(settings, engine, meter, display)
+            on_stop(job.stop)
+            return job.run(found)
+    finally:
+        engine.close()
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine that the settings ask for, in this process or through a service."""
+    tiling = Tiling.parse(settings.tile)
+    if settings.target:
+        return ServiceEngine(
+            lambda: Client(settings.target, timeout=settings.timeout),
+            target=settings.target,
+            model=settings.model,
+            version=settings.model_version,
+            threshold=settings.threshold,
+            tiling=tiling,
+            timeout=settings.timeout,
+            retry_seconds=settings.retry_seconds,
+        )
+    return LocalEngine(open_model(settings), settings.batch_size)
+
+
+def open_model(settings: Settings) -> Model:
+    """The model that the settings name, in this process."""
+    return Model(
+        settings.model_repository,
+        settings.model,
+        settings.model_version,
+        settings.threshold,
+        Tiling.parse(settings.tile),
+        settings.provider,
+        settings.threads,
+    )
+
+
+def _prepare(output: Path) -> None:
+    """Finds out now whether the output can be written, not after an hour."""
+    probe = output / f".probe-{os.getpid()}"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise writing(error, output) from error
