@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     )
     max_in_flight: PositiveInt = Field(
         256,
-        description="requests under way in the whole server, and open streams;"
+        description="requests under way in the server (in each of its workers), and open streams;"
         " one more of either is answered RESOURCE_EXHAUSTED at once",
     )
     grace_seconds: float = Field(
