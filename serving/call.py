@@ -35,8 +35,8 @@ class Call:
 
     Attributes:
         request_id: under which logs have it.
-        trace: its span, where it is traced, and ``batch`` that of the run it was part of, as W3C traceparents: what
-            travels between processes. None otherwise.
+        trace: W3C traceparent of its span, which is what travels between processes; None where there are no traces.
+        batch: the same of the run that it was part of, told when it has run; None where it is not traced.
         answered: set by the engine when it has an answer.
     """
 

@@ -8,7 +8,6 @@ at any time (see ``changes.py`` for what can be ordered), and nobody who asks no
 * When a new version is broken, those that were served stay, and the status says why.
 * A folder that is half copied is never served: its manifest is missing, or names another SHA-256 than that of the
   half-copied file. Exporters that write aside and rename never show one. Names that begin with a dot are ignored.
-
 * A change has two steps, ``prepare`` and ``commit`` or ``discard``, so that several processes can make it in all of
   them or in none.
 
@@ -324,17 +323,14 @@ class ModelRepository(Shelf):
         seen = fingerprint(folder)
         path = folder / manifests.FILE_NAME
         manifest = manifests.read(path)
-        for field, told, is_in in (
-            ("name", manifest.name, folder.parent.name),
-            ("version", str(manifest.version), folder.name),
-        ):
+        said = [("name", manifest.name, folder.parent.name), ("version", str(manifest.version), folder.name)]
+        for field, told, is_in in said:
             if told != is_in:
                 raise ManifestError(f"{path}: {field}: the folder says {is_in}. Received: {told}")
         metrics = self._metrics.model(manifest.name, manifest.version)
         servable = LoadedServable(folder, manifest, self._runtime, limits, metrics, seen, self._tracer)
         servable.start()
-        seconds = time.monotonic() - started
-        servable.load_seconds = seconds
+        seconds = servable.load_seconds = time.monotonic() - started
         metrics.loaded(servable.provider, seconds)
         _log.info("loaded %s/%d on %s in %.3f s", servable.name, servable.version, servable.provider, seconds)
         return servable

@@ -13,6 +13,8 @@ from serving.tracing import Span, Tracer
 
 REQUEST_ID = "x-request-id"
 _TRACEPARENT = "traceparent"
+# The flags of a traceparent that can be found at the collector.
+_SAMPLED = "-01"
 # Visible characters, so that an id is one word of a log; and not too many, since it is sent back.
 _USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _PHASES = ("decode", "queue", "inference", "postprocess", "total")
@@ -86,7 +88,7 @@ class Journal:
 def _fields(call: Call, model: tuple[str, str], status: grpc.StatusCode, started: float, error: str) -> dict[str, Any]:
     name, version = model
     fields: dict[str, Any] = {"request_id": call.request_id, "status": status.name, "model": name, "version": version}
-    if call.trace is not None:
+    if call.trace is not None and call.trace.endswith(_SAMPLED):
         fields["trace_id"] = call.trace.split("-")[1]
     answered = call.answered
     if answered is None:

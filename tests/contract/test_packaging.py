@@ -40,6 +40,12 @@ def test_the_serving_install_has_no_tensorflow() -> None:
     assert not installed & TRAINING_ONLY
 
 
+def test_traces_are_an_extra() -> None:
+    opentelemetry = {"opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-grpc"}
+    assert not closure("sparsewalk", "serving") & opentelemetry
+    assert opentelemetry <= closure("sparsewalk", "tracing")
+
+
 def test_the_training_install_has_no_grpc_server() -> None:
     assert not closure("sparsewalk", "training") & {"grpcio-health-checking", "grpcio-reflection", "prometheus-client"}
 

@@ -42,6 +42,8 @@ def test_each_library_has_its_module() -> None:
 
     assert parts("onnxruntime") == {"backend"}
     assert parts("prometheus_client") == {"metrics.py", "processes"}
+    assert parts("opentelemetry") == {"tracing.py"}
+    assert parts("pythonjsonlogger") == {"logs.py"}
     assert parts("cv2") == parts("pycocotools") == {"imaging.py"}
     assert parts("grpc") == {"server.py", "servicers", "client"}
 
@@ -54,6 +56,8 @@ LEAVES = [
     "exposition",
     "bins",
     "gpu",
+    "security",
+    "logs",
     "manifest",
     "settings",
     "metrics",

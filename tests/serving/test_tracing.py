@@ -1,5 +1,6 @@
 """Traces of a real server process, as an OpenTelemetry collector gets them."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -166,7 +167,8 @@ def test_a_request_that_runs_out_of_time_is_a_fault(start: Start, collector: Any
 
 
 def test_nobody_is_traced_unless_a_caller_wants_it(start: Start, collector: Any) -> None:
-    running = start(None, "--trace-endpoint", collector.endpoint, "--trace-sample-ratio", "0")
+    logs = ["--log-format", "json", "--request-log-level", "info"]
+    running = start(None, "--trace-endpoint", collector.endpoint, "--trace-sample-ratio", "0", *logs)
     wanted, _, header = traceparent(7)
     with grpc.insecure_channel(running.target) as channel:
         for each in (
@@ -177,9 +179,12 @@ def test_nobody_is_traced_unless_a_caller_wants_it(start: Start, collector: Any)
             "00-" + "0" * 32 + "-" + "0" * 16 + "-01",
         ):
             encode(channel, "digits", each)
-    running.stop()
+    _, errors = running.stop()
     assert [span.trace_id for span in collector.named("Encode")] == [wanted]
     assert len(collector.named("batch")) == 1
+    records = [record for line in errors.splitlines() if (record := json.loads(line))["logger"] == "serving.requests"]
+    assert len(records) == 5
+    assert [record["trace_id"] for record in records if "trace_id" in record] == [wanted.hex()]
 
 
 def test_the_operators_variables_tell_of_the_service(
