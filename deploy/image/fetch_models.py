@@ -64,7 +64,7 @@ def unpack(archive: Path, folder: Path) -> None:
             with tarfile.open(archive) as tarred:
                 tarred.extractall(folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise FetchError(f"not an archive that can be unpacked: {error}") from error
+        raise FetchError(f"not an archive that can be unpacked: {' '.join(str(error).split())}") from error
     if not any(folder.glob("*/*/manifest.json")):
         raise FetchError("no <name>/<version>/manifest.json in the archive")
 

@@ -228,7 +228,7 @@ class TestPod:
         assert re.search(r'sparsewalk_build_info\{.*version="0\.1\.0"', page)
 
         pod.terminate()
-        code, _, errors = pod.wait(timeout=30)
+        code, _, errors = pod.wait(timeout=60)
         assert code == 0, errors
         warnings = [entry["message"] for entry in map(json.loads, errors.splitlines()) if entry["level"] != "INFO"]
         assert len(warnings) == 1, errors  # the base leaves encryption to the tls component
@@ -247,7 +247,7 @@ class TestPod:
         out, errors = load.communicate(timeout=60)
         assert out.split() == ["OK"] * 12, errors
         assert ready in (NOT_SERVING, "UNAVAILABLE")
-        code, _, errors = pod.wait(timeout=30)
+        code, _, errors = pod.wait(timeout=60)
         assert code == 0, errors
 
     def test_tls_probes_run_as_written(self, build: Build, start_pod: StartPod, models: Path, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ class TestPod:
             assert probe(pod, container[name]) == SERVING, name
         assert pod.exec([PYTHON, "/opt/sparsewalk/bin/health.py"]).returncode == 1  # no TLS, no answer
         pod.terminate()
-        assert pod.wait(timeout=30)[0] == 0
+        assert pod.wait(timeout=60)[0] == 0
 
     def test_fetched_models_are_served(
         self, build: Build, start_pod: StartPod, layout: Path, models: Path, tmp_path: Path
@@ -299,6 +299,34 @@ class TestPod:
         assert out.startswith("fetched: digits/1 (SHA-256 ")
         pod = start_pod(objects, {"/fetched": fetched})
         assert pod.first_line().endswith("models=digits/1")
+
+
+# What KServe and any other client of the protocol asks first.
+_OPEN_INFERENCE = """
+import sys, grpc
+from serving.pb.open_inference import grpc_service_pb2 as pb, grpc_service_pb2_grpc
+with grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}") as channel:
+    stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    print(stub.ServerReady(pb.ServerReadyRequest(), timeout=10).ready)
+    print(stub.ModelReady(pb.ModelReadyRequest(name="digits"), timeout=10).ready)
+"""
+
+
+@needs_namespaces
+def test_the_kserve_runtime_runs_as_written(build: Build, layout: Path, models: Path, tmp_path: Path) -> None:
+    objects = build(DEPLOY / "kserve")
+    spec = the("ServingRuntime", objects)["spec"]
+    (container,) = spec["containers"]
+    (port,) = container["ports"]
+    variables = IMAGE["env"] | environment(spec, objects)
+    with Pod(tmp_path, layout, IMAGE["entrypoint"], variables, {"/mnt/models": models}) as pod:
+        pod.first_line()
+        assert probe(pod, container["readinessProbe"]) == probe(pod, container["livenessProbe"]) == SERVING
+        asked = pod.outside(_OPEN_INFERENCE, str(port["containerPort"]))
+        out, errors = asked.communicate(timeout=60)
+        assert out.split() == ["True", "True"], errors
+        pod.terminate()
+        assert pod.wait(timeout=60)[0] == 0
 
 
 class TestDockerfile:
