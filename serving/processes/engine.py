@@ -22,7 +22,7 @@ import numpy as np
 
 from serving import assembly
 from serving.call import Call
-from serving.errors import InferenceError, RequestError, UnavailableError
+from serving.errors import InferenceError, RequestError, ServingError, UnavailableError
 from serving.processes.arena import Mapping
 from serving.processes.assignment import Assignment
 from serving.processes.link import Link, LinkLostError, Reply
@@ -32,6 +32,9 @@ from serving.processes.models import ChangedFromOutside
 from serving.repository import ModelRepository
 from serving.servable import LoadedServable
 from serving.ticket import Rows, Ticket
+
+# Beyond the time that requests get.
+_MARGIN_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ class EngineMember(Member):
         settings = assignment.settings
         self.metrics = assembly.make_metrics()
         tracer = assembly.make_tracer(settings)
-        engine = self._engine = Engine()
+        engine = self._engine = Engine(settings.grace_seconds)
         self.shelf = repository = assembly.make_repository(
             settings, self.metrics, on_change=lambda *_: engine.publish(), conduct=conduct_by(supervisor), tracer=tracer
         )
@@ -85,6 +88,9 @@ class EngineMember(Member):
 class Engine:
     """The fronts, and what they know.
 
+    Args:
+        retire_seconds: time that a front gets to let go of what is replaced.
+
     Attributes:
         repository: the models; set once, before anything else.
         loaded: set when there is something to tell the fronts.
@@ -92,7 +98,8 @@ class Engine:
 
     repository: ModelRepository
 
-    def __init__(self) -> None:
+    def __init__(self, retire_seconds: float) -> None:
+        self._patience = retire_seconds + _MARGIN_SECONDS
         self.loaded = threading.Event()
         self._fronts: set[Front] = set()
         self._changed = threading.Condition()
@@ -140,8 +147,16 @@ class Engine:
         state = self.state()
         with self._changed:
             calls = [front.link.call("publish", state) for front in self._fronts if front.greeted]
+        end = time.monotonic() + self._patience
         for call in calls:
-            if isinstance(error := call.exception(), Exception) and not isinstance(error, LinkLostError):
+            try:
+                call.result(max(0.0, end - time.monotonic()))
+            except LinkLostError:
+                continue
+            except TimeoutError:
+                # It is told when it wakes up; what it then still asks of the old is answered UNAVAILABLE.
+                _log.error("a front did not take what is served within %.0f s", self._patience)
+            except ServingError as error:
                 _log.error("a front did not take what is served: %s", error)
         served = {entry.number for _, versions in state.models.values() for entry in versions.values()}
         with self._changed:

@@ -36,6 +36,8 @@ from serving.tally import Snapshot
 
 # How often the processes are asked for their metrics even if nobody reads the page.
 _LOOK_SECONDS = 5.0
+# What a process may take to tell them; one that takes longer is told of as before.
+_ANSWER_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 # A process that was ready for this long is replaced at once.
 _LONG_LIFE = 60.0
@@ -250,7 +252,7 @@ class Supervisor:
 
     def _ask_for_metrics(self) -> dict[str, Any]:
         calls = {str(each): each.link.call("metrics") for each in self._ready()}
-        end = time.monotonic() + 2.0
+        end = time.monotonic() + _ANSWER_SECONDS
         answers = {}
         for name, call in calls.items():
             try:

@@ -42,7 +42,7 @@ def children(pid: int) -> dict[str, int]:
     return {seat: int(number) for number, seat in found}
 
 
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "did not come about in time"
