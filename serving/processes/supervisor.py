@@ -64,6 +64,8 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         if not sys.platform.startswith("linux"):
             raise ProcessError(f"--workers and --engine-process: several processes need Linux, not {sys.platform}")
+        if settings.workers > backend.usable_cores():
+            _log.warning("--workers %d on %d cores: they wait for each other", settings.workers, backend.usable_cores())
         self._settings = settings
         self._with_engine = uses_engine(settings)
         listener = Role.FRONT if self._with_engine else Role.WORKER

@@ -64,6 +64,9 @@ def test_every_worker_answers_and_all_are_counted(start: Start, digits: Path) ->
     code, errors = running.stop()
     assert code == 0, errors
     assert all(is_gone(pid) for pid in ours.values())
+    # Each line tells which process it is from.
+    for seat in ("worker-0", "worker-1"):
+        assert re.search(rf"loaded digits/1 on CPUExecutionProvider .* seat={seat}\n", errors)
 
 
 def test_names_of_metrics_are_those_of_one_process(start: Start, digits: Path, server: Any) -> None:
