@@ -76,6 +76,9 @@ Certificate = Annotated[
     typer.Option(help="PEM file with a certificate of our own.", envvar="SPARSEWALK_CLIENT_CERTIFICATE"),
 ]
 Key = Annotated[Path | None, typer.Option(help="PEM file with its key.", envvar="SPARSEWALK_CLIENT_KEY")]
+ServerName = Annotated[
+    str | None, typer.Option(help="Name in the server's certificate, where it is not that of the address.")
+]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
@@ -102,11 +105,12 @@ def segment(
     ca: Ca = None,
     certificate: Certificate = None,
     key: Key = None,
+    server_name: ServerName = None,
     token_file: TokenFile = None,
 ) -> None:
     """Writes the pedestrian masks of pictures: NAME.overlay.png, NAME.mask.png, NAME.npy (bool) or NAME.json."""
     table = [("picture", "size", "pedestrian", "model", "ms", "written")]
-    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, token_file) as client:
+    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, server_name, token_file) as client:
         for picture in pictures:
             data = picture.read_bytes()
             mask = client.segment(data, model, threshold, version=model_version)
@@ -138,10 +142,11 @@ def encode(
     ca: Ca = None,
     certificate: Certificate = None,
     key: Key = None,
+    server_name: ServerName = None,
     token_file: TokenFile = None,
 ) -> None:
     """Writes the encodings of pictures or rows: NAME.encoding.npy (float32 [rows, latents]), .json or .png."""
-    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, token_file) as client:
+    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, server_name, token_file) as client:
         answers = [(path, client.encode(_read(path), model, version=model_version)) for path in sources]
         _report_rows(answers, "encoding", form, output)
 
@@ -159,10 +164,11 @@ def reconstruct(
     ca: Ca = None,
     certificate: Certificate = None,
     key: Key = None,
+    server_name: ServerName = None,
     token_file: TokenFile = None,
 ) -> None:
     """Writes what the auto-encoder makes of pictures or rows: NAME.reconstruction.png, .npy or .json."""
-    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, token_file) as client:
+    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, server_name, token_file) as client:
         answers = [(path, client.reconstruct(_read(path), model, version=model_version)) for path in sources]
         _report_rows(answers, "reconstruction", form, output)
 
@@ -176,10 +182,11 @@ def models(
     ca: Ca = None,
     certificate: Certificate = None,
     key: Key = None,
+    server_name: ServerName = None,
     token_file: TokenFile = None,
 ) -> None:
     """Lists the models of the server."""
-    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, token_file) as client:
+    with _complaints(), _connect(target, timeout, tls, ca, certificate, key, server_name, token_file) as client:
         found = client.models()
     if form is Listing.JSON:
         print(json.dumps([dataclasses.asdict(model) for model in found], indent=2))
@@ -211,10 +218,19 @@ def _connect(
     ca: Path | None,
     certificate: Path | None,
     key: Path | None,
+    server_name: str | None,
     token_file: Path | None,
 ) -> Client:
     token = None if token_file else os.environ.get(_TOKEN)
-    security = Security(tls=tls, ca=ca, certificate=certificate, key=key, token=token, token_file=token_file)
+    security = Security(
+        tls=tls,
+        ca=ca,
+        certificate=certificate,
+        key=key,
+        server_name=server_name,
+        token=token,
+        token_file=token_file,
+    )
     return Client(target, timeout=timeout, security=security)
 
 

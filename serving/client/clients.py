@@ -40,7 +40,7 @@ class Client:
     ) -> None:
         self._timeout = timeout
         self._security = security or Security()
-        options = messages.channel_options(max_message_bytes)
+        options = messages.channel_options(max_message_bytes) + self._security.options()
         credentials = self._security.credentials()
         self._channel = (
             grpc.insecure_channel(target, options)
@@ -197,7 +197,7 @@ class AsyncClient:
     ) -> None:
         self._timeout = timeout
         self._security = security or Security()
-        options = messages.channel_options(max_message_bytes)
+        options = messages.channel_options(max_message_bytes) + self._security.options()
         credentials = self._security.credentials()
         self._channel = (
             grpc.aio.insecure_channel(target, options)

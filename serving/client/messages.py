@@ -53,8 +53,9 @@ class ServiceError(Exception):
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
-    """Options of a channel: message limits both ways, and retries."""
+    """Options of a channel: message limits both ways, retries, and requests to each server of a name in turn."""
     return [
+        ("grpc.lb_policy_name", "round_robin"),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),

@@ -2,6 +2,7 @@
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -17,6 +18,7 @@ class Security:
         ca: PEM file with the authorities that may vouch for the server; None: those that gRPC knows, the web's.
         certificate: PEM file with the client's own certificate chain, for servers that want one (mTLS).
         key: PEM file with its private key.
+        server_name: the name in the server's certificate, where it is not that of the address: behind a forwarded port.
         token: bearer token. Without TLS it can be read on the way.
         token_file: file with it, in place of ``token``; the first one in it counts. Read anew when it changes.
 
@@ -31,6 +33,7 @@ class Security:
         ca: str | Path | None = None,
         certificate: str | Path | None = None,
         key: str | Path | None = None,
+        server_name: str | None = None,
         token: str | None = None,
         token_file: str | Path | None = None,
     ) -> None:
@@ -40,6 +43,7 @@ class Security:
             raise SecurityError("the token comes by itself or in a file. Received: both")
         self._ca = None if ca is None else Path(ca)
         self._pair = None if certificate is None or key is None else (Path(certificate), Path(key))
+        self._server_name = server_name
         self._tls = tls or ca is not None or self._pair is not None
         # They say what is wrong with a file; gRPC would only say, later, that it cannot connect.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -60,6 +64,10 @@ class Security:
             certificate_chain=self._pair[0].read_bytes() if self._pair else None,
             private_key=self._pair[1].read_bytes() if self._pair else None,
         )
+
+    def options(self) -> list[tuple[str, Any]]:
+        """For a channel."""
+        return [("grpc.ssl_target_name_override", self._server_name)] if self._server_name else []
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes along with every request.

@@ -149,7 +149,9 @@ class Reception:
             error = TooManyStreamsError(f"the server has {self._max_in_flight} open streams")
             self._metrics.count(UNKNOWN, UNKNOWN, method, status_of(error).name)
             self._metrics.refused(UNKNOWN, UNKNOWN, error.reason)
-            context.abort(status_of(error), str(error))
+            status = status_of(error)
+            self._journal.end(None, ended, method, (UNKNOWN, UNKNOWN), status, time.monotonic(), str(error))
+            context.abort(status, str(error))
         span = self._journal.begin(method, ended)
         ended.watch(stream.cancel)
         try:

@@ -304,6 +304,23 @@ class TestOurClient:
 
         assert asyncio.run(ask()) == 5
 
+    def test_a_name_other_than_the_addresss_may_be_asked_for(
+        self, start: Start, tmp_path: Path, authority: trustme.CA
+    ) -> None:
+        """As behind a forwarded port."""
+        made = authority.issue_cert("sparsewalk.example")
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        made.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
+        made.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+        running = start(None, "--tls-certificate", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem"))
+        security = Security(ca=tmp_path / "ca.pem", server_name="sparsewalk.example")
+        with Client(running.target, security=security) as client:
+            assert len(client.models()) == 4
+        unnamed = Security(ca=tmp_path / "ca.pem")
+        with Client(running.target, timeout=2, security=unnamed) as client, pytest.raises(ServiceError) as caught:
+            client.models()
+        assert caught.value.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+
     def test_a_refusal_has_its_status(self, secure: Any, pki: Pki) -> None:
         security = Security(ca=pki.ca, certificate=pki.client, key=pki.client_key)
         with Client(secure.target, security=security) as client, pytest.raises(ServiceError) as caught:
