@@ -54,6 +54,3 @@ def configure(level: str, form: Literal["text", "json"]) -> None:
     else:
         handler.setFormatter(TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    # gRPC logs a traceback for every request whose bytes are no message, on the one thread that takes all requests in.
-    # The caller is told with INTERNAL; a log that strangers can fill, and stop the server with, tells nobody anything.
-    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)

@@ -207,7 +207,7 @@ class Server:
                 ("grpc.so_reuseport", int(self._member is not None)),
             ],
         )
-        services = Registrar(server)
+        services = Registrar(server, self._reception.turn_away)
         native.add_to(services, native.EncoderServicer(self.engine, self._reception))
         open_inference.add_to(
             services,
