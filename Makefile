@@ -13,6 +13,9 @@ DATA ?= auto
 ONLY ?=
 RUNS ?= runs
 MODELS ?= models
+INPUT ?=
+OUTPUT ?= video-out
+FLAGS ?=
 # container engine, images and their tag
 ENGINE ?= docker
 TARGETS ?= serving-cpu serving-gpu training video video-ray
@@ -20,7 +23,7 @@ TAG ?= 0.1.0
 KUBECTL := .tools/kubectl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image lint format protos conformance-clients constraints train-all export report serve bench fuzz clean
+.PHONY: help demo test image lint format protos conformance-clients constraints train-all export report serve bench fuzz video bench-video soak-video clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +105,15 @@ bench: $(READY) ## Measure the service beside raw ONNX Runtime and a bare gRPC h
 
 fuzz: $(READY) ## Send the service a hundred thousand messages that no client would send
 	$(BIN)/python tests/serving/fuzz --messages 100000
+
+video: $(READY) ## Segment INPUT="videos" into OUTPUT, with the models in MODELS
+	$(BIN)/python -m serving.video $(INPUT) --output $(OUTPUT) --model-repository $(MODELS) $(FLAGS)
+
+bench-video: $(READY) ## Measure the video job beside decoding and inference alone, on INPUT
+	$(BIN)/python -m tests.benchmarks.video throughput $(INPUT) --models $(MODELS)
+
+soak-video: $(READY) ## Watch the video job's memory over an hour of INPUT, looped
+	$(BIN)/python -m tests.benchmarks.video memory $(INPUT) --models $(MODELS)
 
 clean: ## Remove the environment and caches; runs and models stay
 	rm -rf $(VENV) .venv-tritonclient .tools *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

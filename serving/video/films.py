@@ -2,7 +2,8 @@
 
 A shard's film stands on its own (it begins with a key frame, and no frame is shown out of order), so joining is copying
 packets, and gives the same frames however often the job was interrupted. Shards lie in NUT files, which keep any time
-base exactly. The encoder has a fixed number of threads: with x264 that number is part of the result.
+base exactly. The encoder has one thread: with x264 their number is part of the result,
+and a film has its own writing thread anyway.
 """
 
 import heapq
@@ -19,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from serving.imaging import BoolMask, Picture
 from serving.video.reading import Clip, Frame
 
-_THREADS = 2
+_THREADS = 1
 # What may lie in MP4 as it is; other sound is encoded anew.
 _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}

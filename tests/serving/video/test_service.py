@@ -1,0 +1,130 @@
+"""Through a running service: the same masks, and a service that dies and comes back."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serving.video.errors import ExitCode, FaultError, InputError
+from tests.serving.conftest import RunningServer
+from tests.serving.video.conftest import Run, write_video
+from tests.serving.video.test_job import digests
+
+Start = Callable[..., RunningServer]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("flags", [{}, {"smooth": 3}, {"tile": "32"}, {"tile": "32", "smooth": 3, "threshold": 0.4}])
+def test_the_service_gives_the_same_masks(
+    run: Run, video: Path, server: RunningServer, tmp_path: Path, flags: dict[str, object]
+) -> None:
+    local = run(video, output=tmp_path / "local", **flags)
+    service = run(video, output=tmp_path / "service", target=server.target, **flags)
+    assert service.code == ExitCode.DONE
+    one, other = digests(local.output / "walk"), digests(service.output / "walk")
+    assert one.pop("journal.json") != other.pop("journal.json")  # the service does not tell its model's digest
+    assert one == other
+
+
+def test_what_one_engine_began_the_other_may_end(run: Run, video: Path, server: RunningServer) -> None:
+    whole = run(video).output / "walk"
+    assert run(video, target=server.target, resume=True).outcomes[0].message == f"{whole}: was whole already"
+
+
+def test_a_service_that_dies_and_comes_back_costs_nothing(run: Run, start: Start, models: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "walk.mp4", 300)
+    local = run(video, output=tmp_path / "local").output
+    port = free_port()
+    first = start(models, "--grpc-port", str(port))
+    shards = tmp_path / "out/.work/walk/shards"
+
+    def kill_and_start_again() -> None:
+        while len(list(shards.glob("[0-9]*"))) < 3:
+            time.sleep(0.005)
+        first.process.kill()
+        time.sleep(0.5)
+        start(models, "--grpc-port", str(port))
+
+    killer = threading.Thread(target=kill_and_start_again)
+    killer.start()
+    done = run(video, target=f"127.0.0.1:{port}", retry_seconds=60)
+    killer.join()
+    assert done.code == ExitCode.DONE
+    assert digests(done.output / "walk")["masks.rle.jsonl"] == digests(local / "walk")["masks.rle.jsonl"]
+
+
+def test_a_service_that_stays_away_is_a_passing_fault_and_resume_goes_on(
+    run: Run, start: Start, models: Path, tmp_path: Path
+) -> None:
+    video = write_video(tmp_path / "walk.mp4", 300)
+    local = run(video, output=tmp_path / "local").output
+    port = free_port()
+    first = start(models, "--grpc-port", str(port))
+    shards = tmp_path / "out/.work/walk/shards"
+
+    def kill() -> None:
+        while len(list(shards.glob("[0-9]*"))) < 3:
+            time.sleep(0.005)
+        first.process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    done = run(video, target=f"127.0.0.1:{port}", retry_seconds=1, timeout=2)
+    killer.join()
+    assert done.code == ExitCode.FAULT
+    assert f"127.0.0.1:{port}: no answer for 1 s: UNAVAILABLE" in done.outcomes[0].message
+    assert not (done.output / "walk").exists()
+    assert run(video, resume=True).code == ExitCode.DONE
+    assert digests(done.output / "walk")["masks.rle.jsonl"] == digests(local / "walk")["masks.rle.jsonl"]
+
+
+def test_a_service_that_hangs_counts_as_lost(run: Run, start: Start, models: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "walk.mp4", 300)
+    port = free_port()
+    running = start(models, "--grpc-port", str(port))
+    shards = tmp_path / "out/.work/walk/shards"
+
+    def freeze() -> None:
+        while len(list(shards.glob("[0-9]*"))) < 2:
+            time.sleep(0.005)
+        running.process.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)
+        running.process.send_signal(signal.SIGCONT)
+
+    freezer = threading.Thread(target=freeze)
+    freezer.start()
+    done = run(video, target=f"127.0.0.1:{port}", timeout=1, retry_seconds=60)
+    freezer.join()
+    assert done.code == ExitCode.DONE
+    assert len(done.rows()) == 300
+
+
+def test_nobody_there(run: Run, video: Path) -> None:
+    port = free_port()
+    with pytest.raises(FaultError, match=rf"127.0.0.1:{port}: no answer for 0 s: UNAVAILABLE"):
+        run(video, target=f"127.0.0.1:{port}", retry_seconds=0)
+
+
+def test_unknown_to_the_service(run: Run, video: Path, server: RunningServer) -> None:
+    with pytest.raises(InputError, match=r"no model 'blue'. Known: digits, red, red_fixed"):
+        run(video, target=server.target, model="blue")
+    with pytest.raises(InputError, match=r"no version 9 of model red. Known: 1, 2"):
+        run(video, target=server.target, model_version=9)
+    with pytest.raises(InputError, match="digits has no masks: its family is mnist"):
+        run(video, target=server.target, model="digits")
+
+
+def test_a_refusal_by_the_service_ends_the_input(run: Run, tmp_path: Path, server: RunningServer) -> None:
+    big = write_video(tmp_path / "walk.mp4", 3, size=(1000, 1100), codec="mpeg4")
+    done = run(big, target=server.target)
+    assert done.code == ExitCode.BAD_INPUT
+    assert "INVALID_ARGUMENT: a picture has at most 1000000 pixels" in done.outcomes[0].message
