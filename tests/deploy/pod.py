@@ -23,7 +23,7 @@ _SETUP = r"""
 set -eu
 root=$1; shift
 mount -t tmpfs -o mode=755 tmpfs "$root"
-mkdir "$root/etc" "$root/proc" "$root/dev" "$root/tmp"
+mkdir "$root/etc" "$root/proc" "$root/dev" "$root/dev/shm" "$root/tmp"
 for each in /usr /bin /sbin /lib /lib64; do
   if [ -L "$each" ]; then cp -P "$each" "$root$each"
   elif [ -d "$each" ]; then mkdir "$root$each"; mount --bind "$each" "$root$each"; mount -o remount,bind,ro "$root$each"
@@ -35,6 +35,7 @@ cp /etc/ld.so.cache "$root/etc" 2>/dev/null || true
 mount -t proc proc "$root/proc"
 for each in null zero random urandom; do touch "$root/dev/$each"; mount --bind "/dev/$each" "$root/dev/$each"; done
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t tmpfs -o mode=1777,size=64m tmpfs "$root/dev/shm"
 while [ "$1" != -- ]; do
   mkdir -p "$root$2"
   mount --bind "$1" "$root$2"
