@@ -77,14 +77,14 @@ def traceparent(number: int, sampled: bool = True) -> tuple[bytes, bytes, str]:
     return trace, span, f"00-{trace.hex()}-{span.hex()}-{sampled:02x}"
 
 
-def encode(channel: grpc.Channel, model: str, header: str | None, timeout: float = 20) -> Any:
+def encode(channel: grpc.Channel, model: str, header: str | None) -> Any:
     stub = encoder_pb2_grpc.EncoderServiceStub(channel)  # type: ignore[no-untyped-call]
     tensor = encoder_pb2.Tensor(dtype=encoder_pb2.DATA_TYPE_FP32, shape=ROW.shape, data=ROW.tobytes())
     request = encoder_pb2.EncodeRequest(
         model=encoder_pb2.ModelSpec(name=model), picture=encoder_pb2.Picture(tensor=tensor)
     )
     metadata = [] if header is None else [("traceparent", header)]
-    return stub.Encode(request, timeout=timeout, metadata=metadata)
+    return stub.Encode(request, timeout=20, metadata=metadata)
 
 
 def infer_within(channel: grpc.Channel, model: str, microseconds: int) -> Any:
