@@ -153,7 +153,7 @@ class Shelf:
             return UNKNOWN, UNKNOWN
         if isinstance(version, str):
             version = model.settings.labels.get(version, 0)
-        number = max(model.versions) if version is None else version
+        number = max(model.versions, default=0) if version is None else version
         return name, str(number) if number in model.versions else UNKNOWN
 
     def failed(self, name: str, version: Version, seconds: float) -> None:

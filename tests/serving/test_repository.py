@@ -102,6 +102,22 @@ def test_before_loading_nothing_is_ready(tmp_path: Path, make: Make) -> None:
         make(tmp_path).get("digits")
 
 
+def test_who_asks_while_models_load_is_counted_and_told_so(tmp_path: Path, build: Build, make: Make) -> None:
+    build(tmp_path, "digits")
+    repository = make(tmp_path)
+    asked: list[tuple[str, str]] = []
+
+    def ask() -> bool:
+        with pytest.raises(UnavailableError, match="not ready"):
+            repository.get("digits")
+        asked.append(repository.names("digits", None))
+        return False
+
+    repository.load(ask)
+    assert asked == [("digits", "unknown")]
+    assert repository.names("digits", None) == ("digits", "1")
+
+
 def test_loading_can_be_interrupted(tmp_path: Path, build: Build, make: Make) -> None:
     build(tmp_path, "digits")
     repository = make(tmp_path)
