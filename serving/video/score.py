@@ -45,10 +45,10 @@ _WAYS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ("whole frames", {}),
         ("whole frames, median of 5", {"smooth": 5}),
     ),
-    "every-5th": (
-        ("whole frames", {"every": 5}),
-        ("tiles of 384", {"every": 5, "tile": "384"}),
-        ("tiles of 256 (auto)", {"every": 5, "tile": "auto"}),
+    "every-10th": (
+        ("whole frames", {"every": 10}),
+        ("tiles of 384", {"every": 10, "tile": "384"}),
+        ("tiles of 256 (auto)", {"every": 10, "tile": "auto"}),
     ),
 }
 

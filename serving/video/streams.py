@@ -84,12 +84,14 @@ class StreamReader:
         decoded: Any = self._first
         connected = time.monotonic()
         while True:
-            origin = decoded.time
+            origin = _seconds(decoded)
             last = 0.0
             rest = iter(self._container.decode(video=0))
             while decoded is not None:
-                self._seconds = last if decoded.time is None or origin is None else max(last, decoded.time - origin)
-                last = self._seconds
+                at = _seconds(decoded)
+                # A sender that tells no time is taken at its word as it speaks.
+                told = time.monotonic() - connected if at is None or origin is None else at - origin
+                self._seconds = last = max(last, told)
                 yield decoded, connected
                 try:
                     decoded = next(rest, None)
@@ -148,6 +150,13 @@ class StreamReader:
             container.close()
             raise
         return container, first
+
+
+def _seconds(frame: Any) -> float | None:
+    """The time that a frame tells; of packets without a time to show them, that to decode them."""
+    if frame.time is not None:
+        return float(frame.time)
+    return None if frame.dts is None or frame.time_base is None else float(frame.dts * frame.time_base)
 
 
 def _is_no_video(error: av.FFmpegError) -> bool:
