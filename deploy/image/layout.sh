@@ -37,7 +37,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 pip_into_venv() {
-  "$python" -m pip --python "$folder/venv/bin/python" install --quiet --disable-pip-version-check --no-cache-dir \
+  "$python" -m pip --python "$folder/venv/bin/python" install --quiet --disable-pip-version-check \
     --no-compile "$@"
 }
 
@@ -81,7 +81,7 @@ code() {
   for old in app bin models; do
     [ ! -e "${folder:?}/$old" ] || { chmod -R u+w "$folder/$old" && rm -rf "${folder:?}/$old"; }
   done
-  "$python" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile --no-deps \
+  "$python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps \
     --root-user-action ignore --target "$folder/app" "$work/code"
   compile "$folder/app"
   mkdir "$folder/bin" "$folder/models"

@@ -131,6 +131,7 @@ def test_another_archive_takes_its_place_whole(served: tuple[str, Path], run: Ru
         (tar({**GOOD, "../outside": b""}), "outside the destination"),
         (tar({**GOOD, "/outside": b"", "digits/../../../outside": b""}), "outside the destination"),
     ],
+    ids=["text", "cut", "empty", "parent", "absolute"],
 )
 def test_what_is_no_repository_is_refused_and_what_was_there_stays(
     archive: bytes, complaint: str, served: tuple[str, Path], run: Run, target: Path

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,8 @@ class Prometheus:
         try:
             answer = json.loads(get(f"{self.url}/api/v1/query?{told}"))
         except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.SERVICE_UNAVAILABLE:  # it still starts
+                raise
             raise AssertionError(f"{expression}: {error.read().decode()}") from error
         found: list[Object] = answer["data"]["result"]
         return found
