@@ -13,10 +13,11 @@ Inputs, models and the output folder lie where every node sees them under the sa
 import json
 import logging
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -77,7 +78,9 @@ def run(
         if any(each.spans for each in running):
             _start(settings)
             stack.callback(ray.shutdown)
-            failure = _flow(settings, running, stop)
+            # Ray tells on stdout of workers that died; our own lines belong there.
+            with redirect_stdout(sys.stderr):
+                failure = _flow(settings, running, stop)
             for each in running:
                 each.try_to(partial(each.settle, failure))
         for each in running:

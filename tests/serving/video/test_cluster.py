@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(280)
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("videos")
-    return [write_video(folder / "walk.mp4", 240), write_video(folder / "other.mp4", 60, size=(64, 64))]
+    return [write_video(folder / "walk.mp4", 120), write_video(folder / "other.mp4", 60, size=(64, 64))]
 
 
 def test_the_cluster_gives_the_same_and_a_killed_worker_loses_nothing(
@@ -44,7 +44,7 @@ def test_the_cluster_gives_the_same_and_a_killed_worker_loses_nothing(
     out, errors = process.communicate(timeout=240)
     assert killed
     assert process.returncode == ExitCode.DONE, errors
-    assert out == f"{tmp_path}/out/walk: 240 frames\n{tmp_path}/out/other: 60 frames\n"
+    assert out == f"{tmp_path}/out/walk: 120 frames\n{tmp_path}/out/other: 60 frames\n"
     for name in ("walk", "other"):
         assert digests(tmp_path / "out" / name) == digests(local / name)
 
