@@ -301,6 +301,29 @@ class TestPod:
         assert pod.first_line().endswith("models=digits/1")
 
 
+@needs_namespaces
+def test_a_withdrawn_version_is_not_served(
+    build: Build, on_volume: list[Object], start_pod: StartPod, layout: Path, tmp_path: Path
+) -> None:
+    volume = tmp_path / "models"
+    for version in (1, 2):
+        write_model(volume, "digits", version)
+    for folder in (volume, volume / "digits"):
+        os.chown(folder, USER, USER)  # as fsGroup has it
+        folder.chmod(0o755)
+    objects = build(DEPLOY / "jobs" / "withdraw")
+    spec = the("Job", objects)["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    variables = environment(spec, objects) | {"MODEL": "digits"}
+    assert variables["VERSION"] == "2"
+    (tmp_path / "withdraw").mkdir()
+    with Pod(tmp_path / "withdraw", layout, container["command"], variables, {"/models": volume}, ["/models"]) as pod:
+        code, _, errors = pod.wait(timeout=60)
+    assert (code, errors) == (0, "")
+    assert (volume / "digits" / ".withdrawn-2" / "model.onnx").exists()
+    assert start_pod(on_volume, {"/models": volume}).first_line().endswith("models=digits/1")
+
+
 # What KServe and any other client of the protocol asks first.
 _OPEN_INFERENCE = """
 import sys, grpc
