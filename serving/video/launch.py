@@ -5,15 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving import imaging
-from serving.client import Client
+from serving.client import Client, Security
+from serving.errors import SecurityError
 from serving.video import sources
 from serving.video.engines import Engine, LocalEngine, Model
-from serving.video.errors import writing
+from serving.video.errors import InputError, writing
 from serving.video.job import Job, Outcome
 from serving.video.progress import Display, Meter
 from serving.video.service import ServiceEngine
 from serving.video.settings import Settings
 from serving.video.tiles import Tiling
+
+_TOKEN = "SPARSEWALK_TOKEN"
 
 Stop = Callable[[], None]
 
@@ -52,8 +55,9 @@ def open_engine(settings: Settings) -> Engine:
     """The engine that the settings ask for, in this process or through a service."""
     tiling = Tiling.parse(settings.tile)
     if settings.target:
+        security = _secure(settings)
         return ServiceEngine(
-            lambda: Client(settings.target, timeout=settings.timeout),
+            lambda: Client(settings.target, timeout=settings.timeout, security=security),
             target=settings.target,
             model=settings.model,
             version=settings.model_version,
@@ -63,6 +67,21 @@ def open_engine(settings: Settings) -> Engine:
             retry_seconds=settings.retry_seconds,
         )
     return LocalEngine(open_model(settings), settings.batch_size)
+
+
+def _secure(settings: Settings) -> Security:
+    try:
+        return Security(
+            tls=settings.tls,
+            ca=settings.ca,
+            certificate=settings.client_certificate,
+            key=settings.client_key,
+            # Not a flag: every user of the machine can read those.
+            token=None if settings.token_file else os.environ.get(_TOKEN),
+            token_file=settings.token_file,
+        )
+    except SecurityError as error:
+        raise InputError(str(error)) from error
 
 
 def open_model(settings: Settings) -> Model:

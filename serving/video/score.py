@@ -17,7 +17,6 @@ Boxes are cut at the frame's edge. No training data of either scene was seen by 
 
 import csv
 import json
-import sys
 import tempfile
 import zipfile
 from collections import defaultdict
@@ -203,4 +202,4 @@ def _line(name: str, scores: Scores) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(typer.run(run))
+    typer.run(run)

@@ -69,6 +69,13 @@ class Settings(BaseSettings):
         "local", description="local: in this process (or --target); ray: on a Ray cluster, or this machine as one"
     )
     target: str = Field("", description="HOST:PORT of a running service that segments the frames")
+    tls: bool = Field(False, description="speak TLS with --target, and trust the web's authorities")
+    ca: Path | None = Field(None, description="PEM file with the service's authorities; implies TLS")
+    client_certificate: Path | None = Field(None, description="PEM file with a certificate of our own")
+    client_key: Path | None = Field(None, description="PEM file with its key")
+    token_file: Path | None = Field(
+        None, description="file with the bearer token; or the token itself in the environment, as SPARSEWALK_TOKEN"
+    )
     model_repository: Path = Field(Path("models"), description="folder with the models, for segmenting in process")
     provider: Literal["auto", "cuda", "cpu"] = Field("auto", description="where the model runs, in process")
     threads: NonNegativeInt = Field(0, description="threads of one run on the CPU; 0 takes what the quota allows")

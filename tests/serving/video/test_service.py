@@ -128,3 +128,15 @@ def test_a_refusal_by_the_service_ends_the_input(run: Run, tmp_path: Path, serve
     done = run(big, target=server.target)
     assert done.code == ExitCode.BAD_INPUT
     assert "INVALID_ARGUMENT: a picture has at most 1000000 pixels" in done.outcomes[0].message
+
+
+def test_a_token(run: Run, start: Start, models: Path, video: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("token-of-today-0123456789\n")
+    tokens.chmod(0o600)
+    guarded = start(models, "--token-file", str(tokens))
+    with pytest.raises(InputError, match="UNAUTHENTICATED: this server wants a token"):
+        run(video, target=guarded.target)
+    assert run(video, target=guarded.target, token_file=tokens).code == ExitCode.DONE
+    with pytest.raises(InputError, match="nowhere"):
+        run(video, target=guarded.target, token_file=tmp_path / "nowhere")
