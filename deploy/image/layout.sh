@@ -27,7 +27,8 @@ case $part in
   serving-gpu) extras=serving,tracing,gpu packages=serving ;;
   training) extras=training packages=training ;;
   video) extras=serving,tracing,video packages=serving ;;
-  video-ray) extras=serving,tracing,video,ray packages=serving ;;
+  # With Ray's dashboard, through which KubeRay submits jobs.
+  video-ray) extras=serving,tracing,video,ray packages=serving also='ray[default]' ;;
   *) die "expected serving, serving-gpu, training, video or video-ray. Received: $part" ;;
 esac
 case $step in all | dependencies | code) ;; *) die "expected dependencies or code. Received: $step" ;; esac
@@ -58,7 +59,7 @@ dependencies() {
   mkdir "$work/extras"
   cp "$source/pyproject.toml" "$source/README.md" "$source/LICENSE" "$work/extras"
   pip_into_venv --constraint "$source/constraints.txt" --constraint "$source/deploy/image/constraints-gpu.txt" \
-    "$work/extras[$extras]"
+    --constraint "$source/deploy/image/constraints-ray.txt" "$work/extras[$extras]" ${also:+"$also"}
   "$python" -m pip --python "$folder/venv/bin/python" uninstall --quiet --disable-pip-version-check --yes \
     --root-user-action ignore sparsewalk
   case $part in

@@ -390,6 +390,11 @@ class TestDockerfile:
         assert {name.removeprefix("nvidia-") for name in pins} >= {"cublas", "cuda-runtime", "cudnn-cu13", "cufft"}
         assert pins["nvidia-cuda-runtime"].startswith("13.")
 
+    def test_the_image_for_kuberay_has_rays_dashboard(self) -> None:
+        lines = (DEPLOY / "image" / "constraints-ray.txt").read_text().splitlines()
+        assert "aiohttp" in {line.partition("==")[0] for line in lines if not line.startswith("#")}
+        assert "also='ray[default]'" in (DEPLOY / "image" / "layout.sh").read_text()
+
     def test_the_context_has_what_the_recipe_needs_and_nothing_private(self) -> None:
         entries = (ROOT / ".dockerignore").read_text().splitlines()
         assert entries[1] == "*"
