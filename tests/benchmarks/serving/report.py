@@ -100,6 +100,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             if key != "rows_per_second":
                 axis.set_yscale("log")
+                axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
+                axis.tick_params(axis="y", which="minor", labelsize=6)
             else:
                 axis.set_ylim(bottom=0)
             axis.set_title(f"{name}\n{title}" if column == 0 else title, fontsize=9, loc="left")
