@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,15 +16,12 @@ import numpy as np
 
 from serving import imaging
 from serving import manifest as manifests
-from serving.backend import OnnxBackend, ProviderChoice, Runtime
+from serving.backend import CPU, OnnxBackend, ProviderChoice, Runtime
 from serving.errors import StartError, quote
 from serving.folders import find_models, find_versions
 from serving.imaging import BoolMask, Geometry, Picture, Probabilities
 from serving.video.errors import FaultError, InputError, JobError
 from serving.video.tiles import Tiling
-
-# Batches that wait while one runs: one full, and one that fills.
-_WAITING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +83,11 @@ class Model:
         threshold: None = the model's own.
         tiling: how frames are cut.
         provider: see the settings.
-        threads: of one run.
+        threads: on the CPU; 0 takes what the quota allows.
 
     Attributes:
         identity: who answers.
+        parallel: how many runs at once are best.
 
     Raises:
         InputError: no such model or version, a broken one, or one without masks.
@@ -105,10 +103,17 @@ class Model:
         provider: ProviderChoice,
         threads: int,
     ) -> None:
+        self.parallel = 1
         try:
             folder = _version_folder(repository, name, version)
             self._manifest = manifests.read(folder / manifests.FILE_NAME)
-            self._backend = OnnxBackend(folder, self._manifest, Runtime.choose(provider, threads))
+            runtime = Runtime.choose(provider, threads)
+            if runtime.provider == CPU:
+                # Runs side by side, a core each: threads of one run wait for each other at every layer, and for the one
+                # whose core is just drawing or encoding.
+                self.parallel = runtime.threads
+                runtime = replace(runtime, threads=1)
+            self._backend = OnnxBackend(folder, self._manifest, runtime)
         except StartError as error:
             raise InputError(str(error)) from error
         if self._manifest.family != "segmentation":
@@ -155,8 +160,13 @@ class LocalEngine:
         self._waiting: deque[tuple[Picture, _Frame, int]] = deque()
         self._changed = threading.Condition()
         self._failure: JobError | None = None
-        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
-        self._thread.start()
+        self._room = (model.parallel + 1) * batch_size
+        self._threads = [
+            threading.Thread(target=self._work, name=f"inference-{number}", daemon=True)
+            for number in range(model.parallel)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, picture: Picture) -> Pending:
         """See ``Engine``. Resizing happens here, on the caller's thread."""
@@ -165,7 +175,7 @@ class LocalEngine:
         frame = _Frame(self, geometries, (picture.shape[0], picture.shape[1]))
         with self._changed:
             for number, (row, _) in enumerate(rows):
-                while self._failure is None and len(self._waiting) >= _WAITING * self._batch_size:
+                while self._failure is None and len(self._waiting) >= self._room:
                     self._changed.wait()
                 if self._failure is not None:
                     raise self._failure
@@ -187,7 +197,8 @@ class LocalEngine:
     def close(self) -> None:
         """See ``Engine``."""
         self._fail(FaultError("the engine was closed"))
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         while True:
@@ -204,8 +215,8 @@ class LocalEngine:
             except Exception as error:
                 self._fail(FaultError(f"the model failed: {error}"))
                 return
-            self.busy += time.monotonic() - started
             with self._changed:
+                self.busy += (time.monotonic() - started) / len(self._threads)
                 for (_, frame, number), answer in zip(batch, answers, strict=True):
                     frame.parts[number] = answer
                 self._changed.notify_all()

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     )
     model_repository: Path = Field(Path("models"), description="folder with the models, for segmenting in process")
     provider: Literal["auto", "cuda", "cpu"] = Field("auto", description="where the model runs, in process")
-    threads: NonNegativeInt = Field(0, description="threads of one run on the CPU; 0 takes what the quota allows")
+    threads: NonNegativeInt = Field(0, description="runs at once on the CPU; 0: one for each core")
     batch_size: PositiveInt = Field(8, description="most frames or tiles in one run of the model")
     parallel: PositiveInt = Field(2, description="inputs read at once; their frames share the model's batches")
     retry_seconds: NonNegativeFloat = Field(

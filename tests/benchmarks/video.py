@@ -3,7 +3,7 @@
     python -m tests.benchmarks.video throughput street.mp4 --models models
     python -m tests.benchmarks.video memory street.mp4 --models models --minutes 60
 
-``throughput`` measures decoding alone, inference alone and the whole job (overlay and table) in turns, in one process
+``throughput`` measures decoding alone, inference alone and the whole job in turns, in one process
 and on the same frames, several rounds, and compares the medians. ``memory`` loops a video until it lasts so many
 minutes (by copying its packets, so nothing is encoded anew), runs the job on it as a process of its own, and watches
 that process's resident memory.
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def throughput(
     model: ModelName = "pedestrian_unet",
     frames: Annotated[int, typer.Option(help="Frames of one measurement.")] = 200,
     rounds: Annotated[int, typer.Option(help="Rounds.")] = 5,
+    outputs: Annotated[str, typer.Option(help="Of the job.")] = "overlay,parquet",
 ) -> None:
     """Frames a second of decoding, of inference, and of the job, which should reach 0.85 of the slower of the two."""
     imaging.limit_threads()
@@ -54,7 +56,7 @@ def throughput(
         settings = Settings(
             inputs=[str(video)],
             output=Path(scratch),
-            outputs=("overlay", "parquet"),
+            outputs=outputs.split(","),
             model=model,
             model_repository=models,
             end=frames / float(open_reader(find([str(video)])[0], select(_any(video, scratch))).clip.rate),
@@ -71,9 +73,9 @@ def throughput(
             return sum(1 for _ in open_reader(source, select(settings)).frames())
 
         def infer() -> int:
-            for first in range(0, len(rows), settings.batch_size):
-                loaded.run(rows[first : first + settings.batch_size])
-            return len(rows)
+            batches = [rows[first : first + settings.batch_size] for first in range(0, len(rows), settings.batch_size)]
+            with ThreadPoolExecutor(loaded.parallel) as pool:
+                return sum(map(len, pool.map(loaded.run, batches)))
 
         def work() -> int:
             before = meter.frames
