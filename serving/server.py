@@ -42,6 +42,8 @@ from serving.tracing import Tracer
 _SPARE_THREADS = 16
 # For what is between gRPC and us when the stop begins: requests taken but not yet on a thread, news to health watchers.
 _SETTLE_SECONDS = 0.1
+# For answers that gRPC has got from us and not yet sent.
+_SEND_SECONDS = 1.0
 # For the last traces, if their collector is there; if not, nothing waits longer for it.
 _FLUSH_SECONDS = 5.0
 
@@ -170,10 +172,15 @@ class Server:
         end = time.monotonic() + grace
         self._stopping.set()
         self._health.enter_graceful_shutdown()
-        stopped = self._grpc.stop(grace)
+        # gRPC's stop cancels the requests that it has and we have not. So those come in first, still answered; then
+        # new ones are refused by us, as UNAVAILABLE; and only then connections are told to go away.
         time.sleep(_SETTLE_SECONDS)
         self._reception.drain()
+        time.sleep(_SETTLE_SECONDS)
+        stopped = self._grpc.stop(max(0.0, end - time.monotonic()))
         self._reception.wait_idle(max(0.0, end - time.monotonic()))
+        # An answer is ours until gRPC has it, and sent somewhat later: to stop now would cancel the last ones.
+        stopped.wait(min(_SEND_SECONDS, max(0.0, end - time.monotonic())))
         # What is open now are streams that would outlast any grace time: health watchers and reflection.
         self._grpc.stop(0)
         if not stopped.wait(max(0.0, end - time.monotonic()) + _SETTLE_SECONDS):

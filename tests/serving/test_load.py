@@ -229,24 +229,30 @@ def test_each_of_ten_thousand_mixed_requests_gets_its_own_rows(tmp_path: Path, b
 def test_sigterm_with_64_requests_in_flight_answers_all(tmp_path: Path, build: Any, start: Start) -> None:
     build(tmp_path, "slow")
     running = start(tmp_path, "--max-batch-size", "8", "--grace-seconds", "60")
-    request = native.EncodeRequest(model={"name": "slow"}, picture={"tensor": _tensor(np.zeros((1, 784), np.float32))})
+    # Each fills a batch. Some are answered while the last ones are being sent, so there are more than 64.
+    request = native.EncodeRequest(model={"name": "slow"}, picture={"tensor": _tensor(np.zeros((8, 784), np.float32))})
     with grpc.insecure_channel(running.target) as channel:
         stub = EncoderServiceStub(channel)  # type: ignore[no-untyped-call]
-        futures = [stub.Encode.future(request, timeout=60) for _ in range(64)]
-        _wait_until(lambda: value(page(running.metrics_url), "sparsewalk_requests_in_flight") == 64)
+        futures = [stub.Encode.future(request, timeout=60) for _ in range(96)]
+
+        def in_flight() -> float:
+            return value(page(running.metrics_url), "sparsewalk_requests_in_flight")
+
+        _wait_until(lambda: sum(future.done() for future in futures) + in_flight() >= 96)
+        assert in_flight() >= 64
         running.process.terminate()
         # Over a new connection and over the one whose requests are still under way.
-        for ask in (partial(_ask_anew, running.target, request), partial(stub.Encode, request, timeout=30)):
+        for ask in (partial(_ask_anew, running.target, request), partial(stub.Encode, request, timeout=1)):
             _wait_until(lambda ask=ask: _status(ask) is grpc.StatusCode.UNAVAILABLE)  # type: ignore[misc]
         refused_while_busy = not all(future.done() for future in futures)
-        assert [len(_array(future.result().encoding)) for future in futures] == [1] * 64
+        assert [len(_array(future.result().encoding)) for future in futures] == [8] * 96
         assert refused_while_busy
     assert running.process.wait(timeout=30) == 0
 
 
 def _ask_anew(target: str, request: native.EncodeRequest) -> Any:
     with grpc.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        return EncoderServiceStub(channel).Encode(request, timeout=30)  # type: ignore[no-untyped-call]
+        return EncoderServiceStub(channel).Encode(request, timeout=1)  # type: ignore[no-untyped-call]
 
 
 def _status(ask: Callable[[], Any]) -> grpc.StatusCode:

@@ -219,15 +219,16 @@ def test_when_the_engine_dies_requests_are_told_and_the_next_one_takes_over(star
     each = start(root, *ENGINE, "--workers", "2")
     states = health_pb2.HealthCheckResponse
     before = service.children(each.process.pid)
-    row = np.zeros((1, 784), np.float32)
+    rows = np.zeros((64, 784), np.float32)  # a run of them takes long enough for all four to arrive
     with service.connect(each.target) as stub, ThreadPoolExecutor(4) as pool:
         service.infer(stub)
-        asking = [pool.submit(service.infer, stub, row, "slow") for _ in range(4)]
-        time.sleep(0.2)
+        asking = [pool.submit(service.infer, stub, rows, "slow") for _ in range(4)]
+        service.until(lambda: service.value(service.page(each), "sparsewalk_requests_in_flight") == 4)
         os.kill(before["engine 0"], signal.SIGKILL)
         codes = [one.exception() for one in asking]
-        assert {error.code() for error in codes if isinstance(error, grpc.RpcError)} == {grpc.StatusCode.UNAVAILABLE}
-        assert len([error for error in codes if error is not None]) == 4
+        assert [error.code() if isinstance(error, grpc.RpcError) else error for error in codes] == [
+            grpc.StatusCode.UNAVAILABLE
+        ] * 4
         with pytest.raises(grpc.RpcError) as caught:
             service.infer(stub)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
