@@ -191,12 +191,12 @@ def shared_files() -> set[Path]:
 
 def test_a_front_that_dies_takes_its_requests_with_it(start: Start, root: Path) -> None:
     """The queue is one for all fronts, and refuses over each; the requests of a front that dies leave it."""
-    each = start(root, *ENGINE, "--workers", "2", "--max-queue-size", "4", "--max-batch-size", "1")
+    each = start(root, *ENGINE, "--workers", "2", "--max-queue-size", "4", "--max-batch-size", "64")
     channels = fronts(each.target, 12)
-    row = np.zeros((1, 784), np.float32)
+    rows = np.zeros((64, 784), np.float32)  # a whole batch: one request a run, and a run takes its time
     with ThreadPoolExecutor(12) as pool:
-        asking = [pool.submit(service.infer, pb_grpc.GRPCInferenceServiceStub(one), row, "slow") for one in channels]
-        time.sleep(0.3)
+        asking = [pool.submit(service.infer, pb_grpc.GRPCInferenceServiceStub(one), rows, "slow") for one in channels]
+        service.until(lambda: sum(one.done() for one in asking) >= 7)  # refused: one runs, four wait
         seats = service.children(each.process.pid)
         for seat in ("front 0", "front 1"):
             os.kill(seats[seat], signal.SIGKILL)
