@@ -15,14 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.server import HTTPServer
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serving import assembly, backend, imaging
+from serving import assembly, backend, imaging, signals
 from serving.engine import Engine
 from serving.errors import PortError, UnavailableError
 from serving.metrics import Metrics
@@ -281,14 +280,12 @@ def run(settings: Settings) -> None:
     """
     stopping, hurry = threading.Event(), threading.Event()
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        del frame
+    def on_signal(number: signal.Signals) -> None:
         (hurry if stopping.is_set() else stopping).set()
-        _log.info("%s: stopping%s", signal.Signals(number).name, " at once" if hurry.is_set() else "")
+        _log.info("%s: stopping%s", number.name, " at once" if hurry.is_set() else "")
 
     # Before the models load: a server that is stopped while it loads ends at once.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    signals.watch((signal.SIGTERM, signal.SIGINT), on_signal)
     server = Server(settings)
     try:
         server.start(stopping)

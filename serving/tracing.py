@@ -63,8 +63,8 @@ class Tracer:
         self._no_parent = context.Context()
         ours: dict[str, Any] = {"service.name": "sparsewalk", "service.version": version, "process.pid": os.getpid()}
         resource = Resource.create(ours).merge(OTELResourceDetector().detect())
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"))
-        self._processor: Any = BatchSpanProcessor(exporter)  # its methods have no types
+        self._exporter: Any = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"))
+        self._processor: Any = BatchSpanProcessor(self._exporter)  # its methods have no types
         # Of batches those are told that held a request which is: nobody else decides on them.
         self._requests, self._batches = (
             self._make(TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False), version)
@@ -151,6 +151,10 @@ class Tracer:
         closing = threading.Thread(target=self._processor.shutdown, name="traces", daemon=True)
         closing.start()
         closing.join(seconds)
+        if closing.is_alive():
+            # A call that still tries to connect while the interpreter ends can keep the process from ending.
+            self._exporter.shutdown(timeout_millis=0)
+            closing.join(1.0)
 
     def _make(self, provider: Any, version: str) -> Any:
         provider.add_span_processor(self._processor)
