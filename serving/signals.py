@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterable
 
 def watch(numbers: Iterable[signal.Signals], act: Callable[[signal.Signals], None]) -> None:
     """Calls ``act`` for each of these signals from now on; called from the main thread, once a process."""
+    wanted = frozenset(numbers)
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    for number in numbers:
+    for number in wanted:
         signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(writer.fileno())
 
     def listen(_: socket.socket) -> None:
         while received := reader.recv(16):
             for number in received:
-                act(signal.Signals(number))
+                # Others in the process may have handlers of their own; their signals are written here as well.
+                if number in wanted:
+                    act(signal.Signals(number))
 
     # It keeps the other end open as long as the process lives.
     threading.Thread(target=listen, args=(writer,), name="signals", daemon=True).start()

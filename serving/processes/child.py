@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from serving import logs
+from serving import logs, signals
 from serving.errors import StartError
 from serving.processes.assignment import Assignment, Role
 from serving.processes.engine import EngineMember
@@ -32,8 +32,7 @@ def main() -> int:
     """Serves until it is told to stop; 0 then, 1 when it cannot start."""
     role, number, descriptor = sys.argv[1:]
     member = _MEMBERS[Role(role)]()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: member.stop())
+    signals.watch((signal.SIGTERM, signal.SIGINT), lambda _: member.stop())
     supervisor = Link(
         socket.socket(fileno=int(descriptor)), "the supervisor", handlers=member.handlers(), on_lost=member.stop
     )

@@ -70,6 +70,7 @@ class EngineMember(Member):
 
         try:
             repository.load(self.stopping.is_set, held=assignment.held, gate=gate)
+            supervisor.tell("serving")
             self.stopping.wait()
             # The supervisor waits for the fronts before it stops us; if it is gone, we do.
             engine.wait_until_left(settings.grace_seconds, self.hurried)

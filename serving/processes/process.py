@@ -25,6 +25,7 @@ class Process:
         handlers: what it may ask.
         assigned_first: whether it is one of those that the service starts with.
         on_loaded: called when it waits to be admitted.
+        on_serving: called when callers get to it; after it was admitted.
         on_end: called when it is gone, or as good as.
 
     Attributes:
@@ -33,6 +34,8 @@ class Process:
         failure: why it cannot start, if it could tell.
         last_metrics: what it had measured when it ended, if it could tell.
         settled: set when it has loaded or ended.
+        loaded: whether it has, and lives.
+        serving: whether callers get to it.
         ended: whether it is gone.
     """
 
@@ -43,6 +46,7 @@ class Process:
         *,
         assigned_first: bool,
         on_loaded: Callable[[], None],
+        on_serving: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         self.seat = seat
@@ -52,8 +56,10 @@ class Process:
         self.last_metrics: Families | None = None
         self.settled = threading.Event()
         self.loaded = False
+        self.serving = False
         self.ended = False
         self._on_loaded = on_loaded
+        self._on_serving = on_serving
         self._on_end = on_end
         self._admitted = threading.Event()
         self._may_open = False
@@ -73,6 +79,7 @@ class Process:
             )
         own: dict[str, Callable[..., Any]] = {
             "loaded": self._wait_for_admission,
+            "serving": self._note_serving,
             "failed": self._note_failure,
             "farewell": self._note_metrics,
         }
@@ -130,6 +137,10 @@ class Process:
         self._admitted.wait()
         return self._may_open
 
+    def _note_serving(self) -> None:
+        self.serving = True
+        self._on_serving()
+
     def _note_failure(self, error: StartError) -> None:
         self.failure = error
 
@@ -138,6 +149,7 @@ class Process:
 
     def _on_lost(self) -> None:
         self.loaded = False
+        self.serving = False
         self.ended = True
         self.settled.set()
         self._admitted.set()

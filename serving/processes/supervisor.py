@@ -20,10 +20,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from http.server import HTTPServer
 from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import Any
 
-from serving import assembly, backend, metrics
+from serving import assembly, backend, metrics, signals
 from serving.changes import Changes, LoadModel, Order, Refresh
 from serving.errors import PortError, ProcessError, RequestError, ServingError, StartError, UnavailableError
 from serving.processes.assignment import Assignment, Role, Seat
@@ -76,6 +75,7 @@ class Supervisor:
         self._failures = dict.fromkeys(self._seats, 0)
         self._events: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._stopping = threading.Event()
+        self._announced = False
         self._error: StartError | None = None
         self._fleet = Fleet(lambda: [each.link for each in self._ready() if each.seat.role is not Role.FRONT])
         self._changes = Changes(self._fleet)
@@ -96,8 +96,7 @@ class Supervisor:
         Raises:
             StartError: the service cannot start, or nobody is left to serve.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        signals.watch((signal.SIGTERM, signal.SIGINT), self._on_signal)
         try:
             for seat in self._seats:
                 self._fill(seat, first=True)
@@ -116,10 +115,9 @@ class Supervisor:
             return
         event()
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del frame
+    def _on_signal(self, number: signal.Signals) -> None:
         again = self._stopping.is_set()
-        _log.info("%s: stopping%s", signal.Signals(number).name, " at once" if again else "")
+        _log.info("%s: stopping%s", number.name, " at once" if again else "")
         self._stopping.set()
         # Wakes the main loop, whichever it is in.
         self._events.put(self._hurry if again else lambda: None)
@@ -146,6 +144,7 @@ class Supervisor:
                 },
                 assigned_first=first,
                 on_loaded=lambda: self._events.put(lambda: self._on_loaded(process)),
+                on_serving=lambda: self._events.put(lambda: self._on_serving(process)),
                 on_end=lambda: self._events.put(lambda: self._on_end(process)),
             )
             process.start()
@@ -165,16 +164,22 @@ class Supervisor:
         """At the start all wait for the last; later each joins for itself (see ``_refill``)."""
         if process.assigned_first and len(self._loaded()) == len(self._seats):
             for each in self._loaded():
-                self._admit(each)
+                each.admit()
+
+    def _on_serving(self, process: Process) -> None:
+        """Only now callers get to it, and its metrics may say so."""
+        if process.ended or self._stopping.is_set():
+            return
+        self._ledger.joined(str(process), process.seat.role.value)
+        if self._announced:
+            _log.info("%s is ready again", process)
+        elif sum(each.serving for each in list(self._processes.values())) == len(self._seats):
+            self._announced = True
             self._fleet.held()
             print(self._summary(), flush=True)
             threading.Thread(target=self._look, name="look", daemon=True).start()
             if self._settings.poll_seconds:
                 threading.Thread(target=self._poll, name="poll", daemon=True).start()
-
-    def _admit(self, process: Process) -> None:
-        self._ledger.joined(str(process), process.seat.role.value)
-        process.admit()
 
     def _on_end(self, process: Process) -> None:
         code = process.wait()
@@ -227,8 +232,7 @@ class Supervisor:
                     return
                 expected = self._fleet.held() or {}
                 has = process.link.ask("held") if seat.role is Role.WORKER else expected
-                self._admit(process)
-            _log.info("%s is ready again", process)
+                process.admit()
             for name in [name for name in expected if has.get(name) != expected[name]]:
                 # Its files were written over in place, and nobody can load any more what the others have.
                 _log.warning("%s found other files of %s than the others have; all load it anew", process, name)

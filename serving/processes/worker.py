@@ -48,7 +48,7 @@ def serve_as_member(
 
     Args:
         member: whose events are looked at.
-        supervisor: is told when the server is ready, and what it has measured when it ends.
+        supervisor: is told when the server has loaded, when it serves, and what it has measured when it ends.
         assignment: what to be.
         open_repository: where the models come from.
     """
@@ -62,6 +62,7 @@ def serve_as_member(
     )
     try:
         server.start(member.stopping)
+        supervisor.tell("serving")
         member.stopping.wait()
     finally:
         drain(server, assignment.settings.grace_seconds, member.hurried)

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
+
+from serving import signals
 
 
 def main() -> int:
@@ -41,12 +42,7 @@ def main() -> int:
 
 
 def _on_signals(stop: Callable[[], None]) -> None:
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    signals.watch((signal.SIGTERM, signal.SIGINT), lambda _: stop())
 
 
 if __name__ == "__main__":

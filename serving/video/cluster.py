@@ -76,11 +76,11 @@ def run(
             each.try_to(partial(each.open, identity))
         running = [each for each in inputs if each.outcome is None]
         if any(each.spans for each in running):
+            # Ray tells on stdout of workers that died, now or up to its end; our own lines belong there.
+            stack.enter_context(redirect_stdout(sys.stderr))
             _start(settings)
             stack.callback(ray.shutdown)
-            # Ray tells on stdout of workers that died; our own lines belong there.
-            with redirect_stdout(sys.stderr):
-                failure = _flow(settings, running, stop)
+            failure = _flow(settings, running, stop)
             for each in running:
                 each.try_to(partial(each.settle, failure))
         for each in running:
