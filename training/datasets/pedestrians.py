@@ -1,11 +1,14 @@
 """The shape of pedestrian data, whoever made it: a picture and which pixel belongs to which person."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from training.datasets.source import DataSource
+
+FOLDS = 3
+"""Parts of the training scenes, each of which can be held out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,3 +48,24 @@ class PedestrianData:
     train: tuple[PedestrianScene, ...]
     test: tuple[PedestrianScene, ...]
     location: str = ""
+
+
+def held_out(data: PedestrianData, fold: int) -> PedestrianData:
+    """The training scenes alone, a third of them as the test part: for choices that must not see the test scenes.
+
+    Args:
+        data: With its own split; its test scenes are not used.
+        fold: Which third, 0..FOLDS-1; together the thirds are all training scenes, in a drawn order that is always the
+            same.
+
+    Raises:
+        ValueError: No such fold.
+    """
+    if not 0 <= fold < FOLDS:
+        raise ValueError(f"Expected a fold in 0..{FOLDS - 1}. Received: {fold}")
+    order = np.random.default_rng(5).permutation(len(data.train))
+    parts = np.array_split(order, FOLDS)
+    rest = np.concatenate([part for number, part in enumerate(parts) if number != fold])
+    return replace(
+        data, train=tuple(data.train[index] for index in rest), test=tuple(data.train[index] for index in parts[fold])
+    )

@@ -74,3 +74,20 @@ def unet(
     kernel = keras.initializers.GlorotUniform(seed=next(seeds))
     logits = layers.Conv2D(1, 1, kernel_initializer=kernel, name="half_logits")(x)
     return keras.Model(image, Upsample2x(name="logits")(logits), name="unet")
+
+
+def with_quarter_head(model: keras.Model, *, seed: int = 0) -> keras.Model:
+    """The same U-Net, its layers shared, with a second output for training: logits at a quarter of the resolution.
+
+    Deep supervision as in Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185: the levels below learn what a person
+    is without the last one in between. The head is no part of ``model``, and so of nothing that is exported.
+
+    Args:
+        model: from :func:`unet`, with at least two levels.
+        seed: of the head's weights.
+
+    Returns:
+        A model from ``image`` [N, H, W, 3] to logits float [N, H, W, 1] and float [N, H/4, W/4, 1].
+    """
+    head = layers.Conv2D(1, 1, kernel_initializer=keras.initializers.GlorotUniform(seed=seed), name="quarter_logits")
+    return keras.Model(model.input, [model.output, head(model.get_layer("up2_2_relu").output)], name=model.name)

@@ -17,16 +17,17 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from training.datasets import own, penn_fudan
-from training.datasets.pedestrians import PedestrianData, PedestrianScene
+from training.datasets.pedestrians import FOLDS, PedestrianData, PedestrianScene, held_out
 from training.datasets.pipeline import training_pipeline
 from training.datasets.resizing import resize, restore
 from training.datasets.source import DataPolicy
-from training.encoders.unet import unet
+from training.encoders.unet import unet, with_quarter_head
 from training.evaluation import figures
 from training.evaluation.segmentation import control_predictions, score_masks
-from training.experiments.base import Experiment
+from training.experiments.base import Experiment, ExperimentError
 from training.export.servable import Family, Resizing, Servable, Tensor
 from training.loops.fit import Autodiff
+from training.loops.precision import Precision, computing_in
 from training.loops.trainer import Program
 from training.losses.segmentation import binary_crossentropy, soft_dice
 
@@ -39,6 +40,8 @@ class PedestrianExperiment(Experiment[PedestrianData]):
         ask_height: pixels; the size at which evaluation and service ask the model.
         ask_width: likewise.
         threshold: probability from which a pixel is foreground.
+        fold: -1 for the data's own split. 0, 1 or 2 leaves the test pictures alone, holds out that third of the
+            training pictures and scores on it: what is to be chosen is chosen there.
     """
 
     family: ClassVar[Family] = "segmentation"
@@ -49,10 +52,16 @@ class PedestrianExperiment(Experiment[PedestrianData]):
     ask_height: int = 256
     ask_width: int = 256
     threshold: float = 0.5
+    fold: int = -1
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.fold < FOLDS:
+            raise ExperimentError(f"{self.name}: fold must lie in -1..{FOLDS - 1}. Received: {self.fold}")
 
     def load_data(self, choice: str) -> PedestrianData:
         """Penn-Fudan, synthetic streets, or pictures with masks of one's own."""
-        return own.load_scenes(choice) if own.is_own(choice) else penn_fudan.load(cast(DataPolicy, choice))
+        data = own.load_scenes(choice) if own.is_own(choice) else penn_fudan.load(cast(DataPolicy, choice))
+        return data if self.fold < 0 else held_out(data, self.fold)
 
     def resizing(self) -> Resizing:
         """How a picture is brought to the model."""
@@ -135,6 +144,9 @@ class PedestrianUNet(PedestrianExperiment):
         widths: channels of each level.
         bottleneck: channels at the lowest resolution.
         dice_weight: weight of the soft Dice loss beside the cross-entropy.
+        auxiliary_weight: weight of the same loss at a quarter of the resolution, of a head that is not exported; 0 for
+            none.
+        precision: of the training steps; weights, scores and export are float32 either way.
         weight_decay: of AdamW, on kernels only.
     """
 
@@ -146,6 +158,8 @@ class PedestrianUNet(PedestrianExperiment):
     widths: tuple[int, ...] = (24, 48, 64, 96)
     bottleneck: int = 96
     dice_weight: float = 1.0
+    auxiliary_weight: float = 0.0
+    precision: Precision = "float32"
     weight_decay: float = 1e-4
 
     def build(self) -> keras.Model:
@@ -161,11 +175,22 @@ class PedestrianUNet(PedestrianExperiment):
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
 
+        trained = with_quarter_head(model, seed=self.seed) if self.auxiliary_weight else model
+
         def objective(batch: tuple[tf.Tensor, tf.Tensor]) -> Mapping[str, tf.Tensor]:
             picture, mask = batch
-            logits = model(picture, training=True)
+            with computing_in(trained, self.precision):
+                outputs = trained(picture, training=True)
+            logits, *quarter = [tf.cast(each, tf.float32) for each in tf.nest.flatten(outputs)]
             crossentropy, dice = binary_crossentropy(mask, logits), soft_dice(mask, logits)
-            return {"loss": crossentropy + self.dice_weight * dice, "crossentropy": crossentropy, "soft_dice": dice}
+            scalars = {"crossentropy": crossentropy, "soft_dice": dice}
+            loss = crossentropy + self.dice_weight * dice
+            for coarse in quarter:
+                share = tf.nn.avg_pool2d(mask, 4, 4, "VALID")
+                auxiliary = binary_crossentropy(share, coarse) + self.dice_weight * soft_dice(share, coarse)
+                scalars["auxiliary"] = auxiliary
+                loss += self.auxiliary_weight * auxiliary
+            return {"loss": loss, **scalars}
 
         def batches(epoch: int) -> tf.data.Dataset:
             return training_pipeline(
@@ -180,7 +205,7 @@ class PedestrianUNet(PedestrianExperiment):
                 paste=self.paste,
             )
 
-        return Autodiff(model, objective, optimizer, batches)
+        return Autodiff(trained, objective, optimizer, batches)
 
 
 PEDESTRIAN = (
