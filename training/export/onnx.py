@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import tf2onnx
+from numpy.typing import NDArray
 
 from training.export.servable import Servable, Tensor
 
@@ -38,6 +40,7 @@ def write_onnx(servable: Servable, function: Any, path: Path, *, name: str) -> o
     model.ir_version = IR_VERSION
     model.graph.name = name
     model.graph.doc_string = ""
+    _store_tied_weights_once(model.graph)
     _describe(model.graph.input, (servable.input,), name)
     # tf2onnx puts the outputs in the order of their names
     promised = {output.name: position for position, output in enumerate(servable.outputs)}
@@ -46,6 +49,25 @@ def write_onnx(servable: Servable, function: Any, path: Path, *, name: str) -> o
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
     return model
+
+
+def _store_tied_weights_once(graph: onnx.GraphProto) -> None:
+    """Replaces a matrix that is another one's transpose by a Transpose node.
+
+    tf2onnx computes the transpose of a tied weight beforehand and stores both, which doubles the file. Runtimes compute
+    it when they load the model.
+    """
+    matrices = [each for each in graph.initializer if len(each.dims) == 2 and min(each.dims) > 1]
+    kept: list[tuple[str, NDArray[Any]]] = []
+    for matrix in matrices:
+        values = onnx.numpy_helper.to_array(matrix)
+        original = next((name for name, other in kept if np.array_equal(values, other.T)), None)
+        if original is None:
+            kept.append((matrix.name, values))
+            continue
+        name = matrix.name
+        graph.initializer.remove(matrix)
+        graph.node.insert(0, onnx.helper.make_node("Transpose", [original], [name], name=f"{name}_tied", perm=[1, 0]))
 
 
 def _describe(values: Any, tensors: tuple[Tensor, ...], name: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from training.encoders.k_sparse import KSparseAutoencoder
-from training.encoders.unet import unet
+from training.encoders.unet import unet, with_quarter_head
 
 
 def test_k_sparse_is_its_equations(rng: np.random.Generator) -> None:
@@ -69,3 +69,15 @@ def test_unet_layers_of_one_shape_start_differently() -> None:
     kernels = [w for w in model.get_weights() if w.shape == (3, 3, 8, 8)]
     assert len(kernels) >= 2
     assert not np.array_equal(kernels[0], kernels[1])
+
+
+def test_the_quarter_head_is_beside_the_unet_and_not_in_it() -> None:
+    model = unet(4, (8, 8), 8)
+    before = len(model.weights)
+    pair = with_quarter_head(model)
+    picture = tf.random.stateless_uniform((2, 64, 96, 3), (1, 2), 0, 255, tf.int32)
+    logits, quarter = pair(tf.cast(picture, tf.uint8))
+    assert (logits.shape, quarter.shape) == ((2, 64, 96, 1), (2, 16, 24, 1))
+    np.testing.assert_array_equal(logits, model(tf.cast(picture, tf.uint8)))
+    assert (len(model.weights), len(pair.weights)) == (before, before + 2)
+    assert all(any(weight is other for other in pair.weights) for weight in model.weights)

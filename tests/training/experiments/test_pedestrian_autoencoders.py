@@ -33,7 +33,7 @@ def test_the_five_are_there_and_none_augments() -> None:
 def test_full_is_the_paper_and_blog_the_program() -> None:
     for name in SPARSE:
         full, blog = EXPERIMENTS[name], EXPERIMENTS[name].with_preset("blog")
-        assert (full.epochs, full.filter_epochs, full.filter_codes, full.stage2_sf_weight) == (800, 200, 85, 0.0)
+        assert (full.epochs, full.filter_epochs, full.filter_codes, full.stage2_sf_weight) == (400, 200, 85, 0.0)
         assert full.learning_rate == 10 * full.filter_learning_rate
         assert (full.epsilon, full.forward, full.reduction) == (1e-8, "activated", "examples")
         assert (blog.epochs, blog.filter_epochs, blog.filter_codes, blog.stage2_sf_weight) == (801, 201, 5, 1.75)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training.datasets.pedestrians import PedestrianData, held_out
+from training.experiments import EXPERIMENTS
+from training.experiments.base import ExperimentError
+from training.losses.segmentation import binary_crossentropy, soft_dice
+
+SMALL = {"stem": "4", "widths": "8,8,8,8", "bottleneck": "8", "train_height": "32", "train_width": "32"}
+
+
+def test_a_fold_holds_out_a_third_of_the_training_pictures_and_no_test_picture(street_data: PedestrianData) -> None:
+    folds = [held_out(street_data, fold) for fold in range(3)]
+    everything = {scene.name for scene in street_data.train}
+    for fold in folds:
+        train, test = ({scene.name for scene in part} for part in (fold.train, fold.test))
+        assert train | test == everything
+        assert not train & test
+        assert abs(len(test) - len(everything) / 3) < 1
+    assert sum(len(fold.test) for fold in folds) == len(everything)
+    again = held_out(street_data, 1)
+    assert [scene.name for scene in again.train] == [scene.name for scene in folds[1].train]
+
+
+def test_a_fold_is_a_setting() -> None:
+    experiment = EXPERIMENTS["pedestrian_unet"]
+    whole = experiment.load_data("embedded")
+    part = experiment.with_settings({"fold": "0"}).load_data("embedded")
+    assert {scene.name for scene in part.test} < {scene.name for scene in whole.train}
+    for name in ("pedestrian_unet", "pedestrian_plain", "pedestrian_sparse_elu"):
+        with pytest.raises(ExperimentError, match=rf"{name}: fold must lie in -1\.\.2\. Received: 3"):
+            EXPERIMENTS[name].with_settings({"fold": "3"})
+    with pytest.raises(ValueError, match=r"a fold in 0\.\.2\. Received: -1"):
+        held_out(whole, -1)
+
+
+def test_the_auxiliary_loss_is_the_same_loss_on_masks_of_a_quarter(street_data: PedestrianData) -> None:
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "auxiliary_weight": "0.5", "epochs": "1"})
+    model = experiment.build()
+    program = experiment.program(model, street_data)
+    pair = program.state["model"]
+    batch = next(iter(program.batches(0)))
+    twin = tf.keras.models.clone_model(pair)
+    twin.set_weights(pair.get_weights())
+    logits, quarter = twin(batch[0], training=True)
+    mask = batch[1]
+    share = tf.reshape(mask, (len(mask), 8, 4, 8, 4)).numpy().mean(axis=(2, 4))[..., np.newaxis]
+    auxiliary = binary_crossentropy(share, quarter) + soft_dice(share, quarter)
+    expected = binary_crossentropy(mask, logits) + soft_dice(mask, logits) + 0.5 * auxiliary
+    scalars = program.step(batch)
+    assert float(scalars["auxiliary"]) == pytest.approx(float(auxiliary), rel=1e-4)
+    assert float(scalars["loss"]) == pytest.approx(float(expected), rel=1e-4)
+    # what is scored and exported has no such head
+    assert "quarter_logits" not in {layer.name for layer in model.layers}
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_step_in_either_precision_lowers_the_loss_of_its_batch(street_data: PedestrianData, precision: str) -> None:
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "precision": precision, "paste": "0.5"})
+    model = experiment.build()
+    program = experiment.program(model, street_data)
+    batch = next(iter(program.batches(0)))
+    losses = [float(program.step(batch)["loss"]) for _ in range(30)]
+    assert losses[-1] < losses[0]
+    assert model(batch[0]).dtype == tf.float32
