@@ -1,8 +1,12 @@
 """From the network, with FFmpeg's own protocols at the other end."""
 
+import itertools
 import socket
+import struct
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +17,7 @@ import pytest
 from serving.video.errors import ExitCode
 from serving.video.streams import StreamReader
 from tests.serving.video.conftest import Run, frames_of
+from tests.serving.video.sender import send
 
 # FFmpeg has no RTSP server, but its RTSP reader can wait for a sender; what then travels is the same.
 LISTENS = ["--input-option", "rtsp_flags=listen", "--input-option", "listen_timeout=20"]
@@ -53,6 +58,46 @@ def test_a_transport_stream_over_tcp_to_its_end(run: Run) -> None:
     rows = done.rows(done.outcomes[0].name)
     assert [row["frame"] for row in rows] == list(range(10))
     assert [row["time"] for row in rows] == pytest.approx([number / 10 for number in range(10)], abs=0.02)
+
+
+def test_a_line_that_is_lost_is_found_again_and_time_went_on(run: Run, tmp_path: Path) -> None:
+    send(str(tmp_path / "walk.ts"), "mpegts", 12, {})
+    stream = (tmp_path / "walk.ts").read_bytes()
+    away = 2.0  # longer than what was sent lasts
+    with socket.create_server(("127.0.0.1", 0)) as camera:
+
+        def serve() -> None:
+            line, _ = camera.accept()
+            line.sendall(stream)
+            time.sleep(away)
+            # Closed with a reset, as when the camera's power fails and it is on again: not the stream's end.
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            line.close()
+            line, _ = camera.accept()
+            line.sendall(stream)
+            line.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        # Without it FFmpeg waits for more than is sent before it tells what there is.
+        quick = ["--input-option", "analyzeduration=100000"]
+        done = run(f"tcp://127.0.0.1:{camera.getsockname()[1]}/live", *quick, retry_seconds=20)
+        thread.join(30)
+    assert done.code == ExitCode.PARTIAL
+    assert done.outcomes[0].notes == (("the line was lost and found again", 1),)
+    rows = done.rows("live")
+    assert [row["frame"] for row in rows] == list(range(len(rows)))
+    # A decoder holds a few frames back when the line breaks.
+    assert 18 <= len(rows) <= 24
+    times = [row["time"] for row in rows]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    lost = gaps.index(max(gaps))
+    assert [gap for number, gap in enumerate(gaps) if number != lost] == pytest.approx(
+        [0.1] * (len(gaps) - 1), abs=0.02
+    )
+    # The second line counts on from when it was opened, by the clock on the wall, which ran since the first frame.
+    assert away - 1 < times[lost + 1] < away + 20
+    assert len(rows) - lost - 1 == 12
 
 
 def test_nobody_there(run: Run) -> None:
