@@ -23,7 +23,7 @@ TAG ?= 0.1.0
 KUBECTL := .tools/kubectl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image lint format protos conformance-clients constraints train-all export report serve bench fuzz video bench-video soak-video clean
+.PHONY: help demo test image lint format protos conformance-clients constraints train-all export release-models report serve bench fuzz video bench-video soak-video clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,11 +93,14 @@ train-all: $(READY) ## Train every encoder into runs/
 export: $(READY) ## Export every trained encoder into models/
 	$(BIN)/python -m training export --only "$(ONLY)" --runs $(RUNS) --models $(MODELS)
 
+release-models: $(READY) ## Train and export the models that come with the project, into deploy/models (hours)
+	$(BIN)/python -m training release --only "$(ONLY)" --runs $(RUNS) --output deploy/models
+
 report: $(READY) ## Compare all trained encoders on one page, report.html
 	$(BIN)/python -m training report --runs $(RUNS) --output report.html
 
-serve: $(READY) ## Serve models/
-	$(BIN)/python -m serving --model-repository $(MODELS)
+serve: $(READY) ## Serve models/, or the released models where there are none of one's own
+	$(BIN)/python -m serving --model-repository $(if $(wildcard $(MODELS)),$(MODELS),deploy/models)
 
 bench: $(READY) ## Measure the service beside raw ONNX Runtime and a bare gRPC handler, into bench/
 	@mkdir -p bench

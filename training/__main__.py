@@ -25,10 +25,12 @@ from training.datasets.source import DataError
 from training.distribution import DistributionError, is_chief, make_strategy
 from training.evaluation.report import read_run, write_report
 from training.experiments import EXPERIMENTS, experiment_named
-from training.experiments.base import ExperimentError
+from training.experiments.base import FULL, ExperimentError
 from training.export.parity import ParityError
 from training.loops.trainer import DivergenceError
 from training.mall_study import study
+from training.release import RELEASED
+from training.release import release as release_model
 from training.runs import CONFIG, SCORES, Run, RunError, open_run, read_config
 from training.samples import write_samples
 
@@ -151,6 +153,24 @@ def export(
         typer.echo(f"{name}: {open_run(name, runs).export(models)}")
 
     _for_each(wanted, "export", export_one)
+
+
+@app.command()
+def release(
+    output: Annotated[Path, typer.Option(help="The released model repository.")],
+    only: Only = "",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Train the models that come with the project with full on real data, and put them into their repository.
+
+    What is trained already is not trained again. Each gets a card beside it.
+    """
+
+    def release_one(name: str) -> None:
+        _train(name, FULL, "real", [], runs, make_strategy("none"), force=False)
+        typer.echo(f"{name}: {release_model(name, runs, output)}")
+
+    _for_each(_names(only) if only else list(RELEASED), "release", release_one)
 
 
 @app.command()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.training.conftest import TINY
 from training.datasets.pedestrians import PedestrianData
 from training.experiments import EXPERIMENTS
 from training.experiments.base import ExperimentError
-from training.experiments.pedestrian_autoencoders import PEDESTRIAN_AUTOENCODERS, PedestrianSparseFiltering
+from training.experiments.pedestrian_autoencoders import PEDESTRIAN_AUTOENCODERS, PedestrianSparseFiltering, base
 from training.runs import Run
 from training.sparsity.sparse_filtering import PROGRAM_EPSILON, activated, feature_norms, sparse_filtering
 
@@ -174,3 +175,51 @@ def test_a_run_cut_at_the_border_of_the_stages_ends_with_the_same_weights(
     cut.train()
     for one, other in zip(whole.model().get_weights(), cut.model().get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def stuck(model: Any) -> None:
+    """The decoder gives the same whatever it is given."""
+    for part in (model.encoder, model.decoder):
+        part.set_weights([0 * weight for weight in part.get_weights()])
+
+
+@pytest.mark.parametrize(("name", "kept"), [("pedestrian_plain", ()), ("pedestrian_sparse_elu", ("encoder",))])
+def test_a_net_that_is_stuck_is_drawn_again_and_one_that_learns_is_not(
+    street_data: PedestrianData, name: str, kept: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment = EXPERIMENTS[name].with_settings({"redraw_after": "1"})
+    parts = [part for part in ("encoder", "decoder") if part not in kept]
+    model = experiment.build()
+    optimizer = experiment.optimizer()
+    optimizer.build(model.trainable_variables)
+    for epoch, drawn in ((0, False), (1, True), (2, True), (4, False)):
+        stuck(model)
+        before = model.get_weights()
+        experiment.redraw_if_stuck(model, parts, optimizer, street_data, epoch)
+        assert (not all(map(np.array_equal, before, model.get_weights()))) == drawn
+        assert all(not np.any(weight) for part in kept for weight in getattr(model, part).get_weights())
+    assert "weights are drawn anew" in caplog.text
+    # always the same weights for the same seed and epoch, and others at another try
+    again = []
+    for epoch in (1, 1, 2):
+        stuck(model)
+        experiment.redraw_if_stuck(model, parts, optimizer, street_data, epoch)
+        again.append(np.concatenate([weight.ravel() for weight in model.decoder.get_weights()]))
+    np.testing.assert_array_equal(again[0], again[1])
+    assert not np.array_equal(again[0], again[2])
+
+
+def test_a_net_that_is_better_than_the_bound_keeps_its_weights(
+    street_data: PedestrianData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = EXPERIMENTS["pedestrian_plain"].with_settings({"redraw_after": "1"})
+    model, optimizer = experiment.build(), experiment.optimizer()
+    optimizer.build(model.trainable_variables)
+    before = model.get_weights()
+    # a fresh net is worse than a constant mask, though not a hundred times
+    monkeypatch.setattr(base, "STUCK", 100.0)
+    experiment.redraw_if_stuck(model, ("encoder", "decoder"), optimizer, street_data, 1)
+    assert all(map(np.array_equal, before, model.get_weights()))
+    monkeypatch.setattr(base, "STUCK", 0.97)
+    experiment.redraw_if_stuck(model, ("encoder", "decoder"), optimizer, street_data, 1)
+    assert not all(map(np.array_equal, before, model.get_weights()))

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from training import release as released
+from training.experiments import EXPERIMENTS
+from training.export.manifest import sha256_of
+from training.runs import Run, RunError
+
+
+@pytest.fixture
+def runs(tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny runs as if they were trained with full on real data."""
+
+    def opened(name: str, folder: Path) -> Run:
+        assert folder == tmp_path
+        run = tiny_runs[name]
+        return Run(
+            dataclasses.replace(run.experiment, preset="full"), dataclasses.replace(run.data, source="real"), run.folder
+        )
+
+    monkeypatch.setattr(released, "open_run", opened)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["pedestrian_unet", "pedestrian_sparse_elu", "mnist_k_sparse"])
+def test_a_release_is_what_the_service_needs_and_a_card_with_the_manifests_numbers(
+    runs: Path, tmp_path: Path, name: str
+) -> None:
+    folder = released.release(name, runs, tmp_path / "models")
+    assert folder == tmp_path / "models" / name / "1"
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["1", "README.md"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["onnx_sha256"] == sha256_of(folder / "model.onnx")
+    card = (folder.parent / "README.md").read_text()
+    assert manifest["onnx_sha256"] in card
+    for score, value in manifest["scores"].items():
+        assert f"| {score.removeprefix('control_')} | {value:.4f} |" in card
+    for heading in ("Data", "Scores", "Limits", "Safety and fairness"):
+        assert f"\n## {heading}\n" in card
+    assert max(map(len, re.sub(r"\|.*\|", "", card).splitlines())) <= 130
+
+
+def test_the_same_training_keeps_its_version_and_another_takes_its_place(
+    runs: Path, tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+    first = released.release("mnist_kl", runs, models)
+    before = (first / "model.onnx").stat().st_mtime_ns
+    assert released.release("mnist_kl", runs, models) == first
+    assert (first / "model.onnx").stat().st_mtime_ns == before
+    run = tiny_runs["mnist_kl"]
+    other = Run(
+        dataclasses.replace(run.experiment, seed=5, preset="full"),
+        dataclasses.replace(run.data, source="real"),
+        tmp_path / "other",
+    )
+    other.train()
+    monkeypatch.setattr(released, "open_run", lambda *_: other)
+    assert released.release("mnist_kl", runs, models) == models / "mnist_kl" / "2"
+    assert sorted(path.name for path in (models / "mnist_kl").iterdir()) == ["2", "README.md"]
+    assert "seed=5" in (models / "mnist_kl" / "README.md").read_text()
+
+
+def test_nothing_quick_and_nothing_synthetic_is_released(
+    tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(released, "open_run", lambda name, _: tiny_runs[name])
+    with pytest.raises(RunError, match=r"full on real data\. Received: quick on embedded data"):
+        released.release("mnist_kl", tmp_path, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_what_is_released_exists() -> None:
+    assert set(released.RELEASED) <= set(EXPERIMENTS)
+    assert {name for name in EXPERIMENTS if name.startswith("pedestrian_")} <= set(released.RELEASED)
