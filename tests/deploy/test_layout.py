@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import trustme
 import yaml
@@ -162,6 +164,13 @@ except grpc.RpcError as error:
 """
 SERVING, NOT_SERVING = "1", "2"
 
+# `python -m serving.client ARGUMENTS` in a folder.
+_CLIENT = """
+import os, runpy, sys
+os.chdir(sys.argv.pop(1))
+runpy.run_module("serving.client", run_name="__main__", alter_sys=True)
+"""
+
 
 def probe(pod: Pod, told: Object) -> str:
     """Runs a probe as written: "1" or an exit code of 0 is good."""
@@ -233,6 +242,27 @@ class TestPod:
         warnings = [entry["message"] for entry in map(json.loads, errors.splitlines()) if entry["level"] != "INFO"]
         assert len(warnings) == 1, errors  # the base leaves encryption to the tls component
         assert warnings[0].startswith("--host 0.0.0.0 without --tls-certificate")
+
+    def test_the_readmes_first_mask(self, build: Build, start_pod: StartPod, tmp_path: Path) -> None:
+        """The dev overlay has the image's own models; the client's command is the README's fifth."""
+        command = ".venv/bin/python -m serving.client segment street.jpg --output ."
+        assert command in (DEPLOY / "README.md").read_text()
+        pod = start_pod(build(KUSTOMIZE / "overlays" / "dev"), {})
+        released = sorted(path.name for path in (DEPLOY / "models").iterdir() if path.is_dir())
+        told = re.search(r" models=(\S+)", pod.first_line())
+        assert told is not None
+        assert [each.partition("/")[0] for each in told[1].split(",")] == released
+        street = np.full((300, 400, 3), (120, 140, 150), np.uint8)
+        cv2.rectangle(street, (180, 90), (225, 260), (40, 40, 90), -1)
+        cv2.circle(street, (202, 75), 18, (140, 170, 210), -1)
+        cv2.imwrite(str(tmp_path / "street.jpg"), street)
+        asked = pod.outside(_CLIENT, str(tmp_path), *command.split()[3:])
+        out, errors = asked.communicate(timeout=60)
+        assert asked.returncode == 0, errors
+        assert "street.overlay.png" in out
+        overlay = cv2.imread(str(tmp_path / "street.overlay.png"))
+        assert overlay is not None
+        assert overlay.shape == street.shape
 
     def test_stopping_under_load_loses_nothing(
         self, on_volume: list[Object], start_pod: StartPod, models: Path
