@@ -143,6 +143,9 @@ def export(
     only: Only = "",
     runs: Runs = Path("runs"),
     models: Models = Path("models"),
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also an int8 variant NAME_int8 of each segmentation model, for CPUs.")
+    ] = False,
 ) -> None:
     """Export trained experiments as model versions: SavedModel, ONNX and manifest, proven equal."""
     wanted = names or _names(only) if names or only else [name for name in EXPERIMENTS if (runs / name).is_dir()]
@@ -150,7 +153,11 @@ def export(
         raise RunError(f"{runs} holds no trained experiment; expected at least one. Run: python -m training train-all")
 
     def export_one(name: str) -> None:
-        typer.echo(f"{name}: {open_run(name, runs).export(models)}")
+        run = open_run(name, runs)
+        version = run.export(models)
+        typer.echo(f"{name}: {version}")
+        if int8 and run.experiment.family == "segmentation":
+            typer.echo(f"{name}: {run.export_quantised(version, models)}")
 
     _for_each(wanted, "export", export_one)
 
@@ -168,7 +175,8 @@ def release(
 
     def release_one(name: str) -> None:
         _train(name, FULL, "real", [], runs, make_strategy("none"), force=False)
-        typer.echo(f"{name}: {release_model(name, runs, output)}")
+        for folder in release_model(name, runs, output):
+            typer.echo(f"{name}: {folder}")
 
     _for_each(_names(only) if only else list(RELEASED), "release", release_one)
 

@@ -20,7 +20,8 @@ from serving.repository import Limits, ModelRepository
 from training.datasets import mnist, penn_fudan
 from training.datasets.source import DataError
 from training.evaluation.segmentation import score_masks
-from training.release import CARD, LIMIT_BYTES, RELEASED
+from training.export.quantised import SUFFIX
+from training.release import CARD, INT8, LIMIT_BYTES, RELEASED
 
 REPOSITORY = Path(__file__).parents[2] / "deploy" / "models"
 TOLERANCE = 0.005
@@ -49,8 +50,8 @@ def engine() -> Iterator[Engine]:
 
 
 def test_all_are_there_and_all_together_are_small(engine: Engine) -> None:
-    assert set(NAMES) == set(RELEASED)
-    assert sorted(servable.name for servable in engine.models()) == sorted(RELEASED)
+    assert set(NAMES) == {*RELEASED, *(name + SUFFIX for name in INT8)}
+    assert sorted(servable.name for servable in engine.models()) == NAMES
     assert sum(path.stat().st_size for path in REPOSITORY.rglob("*") if path.is_file()) <= LIMIT_BYTES
 
 
@@ -88,6 +89,14 @@ def test_the_service_scores_what_the_card_says(engine: Engine, name: str) -> Non
     scores, told = score_masks([scene.mask for scene in scenes], masks), manifest(name)["scores"]
     for score in ("iou_per_image", "iou_pooled", "dice_per_image", "precision", "recall", "boundary_f"):
         assert getattr(scores, score) == pytest.approx(told[score], abs=TOLERANCE), score
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_eight_bits_keep_99_per_cent_of_the_iou_in_a_third_of_the_size(name: str) -> None:
+    one, other = (manifest(each)["scores"]["iou_per_image"] for each in (name, name + SUFFIX))
+    assert other >= 0.99 * one
+    sizes = [(version(each) / "model.onnx").stat().st_size for each in (name, name + SUFFIX)]
+    assert sizes[1] < sizes[0] / 3
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("mnist_")])

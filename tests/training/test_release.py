@@ -25,6 +25,8 @@ def runs(tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
 
     monkeypatch.setattr(released, "open_run", opened)
+    # of masks of a net that has seen two epochs nothing is worth keeping
+    monkeypatch.setattr("training.runs.INT8_KEEPS", 0.0)
     return tmp_path
 
 
@@ -32,28 +34,31 @@ def runs(tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_release_is_what_the_service_needs_and_a_card_with_the_manifests_numbers(
     runs: Path, tmp_path: Path, name: str
 ) -> None:
-    folder = released.release(name, runs, tmp_path / "models")
-    assert folder == tmp_path / "models" / name / "1"
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["1", "README.md"]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["onnx_sha256"] == sha256_of(folder / "model.onnx")
-    card = (folder.parent / "README.md").read_text()
-    assert manifest["onnx_sha256"] in card
-    for score, value in manifest["scores"].items():
-        assert f"| {score.removeprefix('control_')} | {value:.4f} |" in card
-    for heading in ("Data", "Scores", "Limits", "Safety and fairness"):
-        assert f"\n## {heading}\n" in card
-    assert max(map(len, re.sub(r"\|.*\|", "", card).splitlines())) <= 130
+    folders = released.release(name, runs, tmp_path / "models")
+    names = [name, "pedestrian_unet_int8"] if name == "pedestrian_unet" else [name]
+    assert folders == [tmp_path / "models" / each / "1" for each in names]
+    for folder in folders:
+        assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
+        assert sorted(path.name for path in folder.parent.iterdir()) == ["1", "README.md"]
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert (manifest["name"], manifest["training"]["experiment"]) == (folder.parent.name, name)
+        assert manifest["onnx_sha256"] == sha256_of(folder / "model.onnx")
+        card = (folder.parent / "README.md").read_text()
+        assert manifest["onnx_sha256"] in card
+        for score, value in manifest["scores"].items():
+            assert f"| {score.removeprefix('control_')} | {value:.4f} |" in card
+        for heading in ("Data", "Scores", "Limits", "Safety and fairness"):
+            assert f"\n## {heading}\n" in card
+        assert max(map(len, re.sub(r"\|.*\|", "", card).splitlines())) <= 130
 
 
 def test_the_same_training_keeps_its_version_and_another_takes_its_place(
     runs: Path, tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = tmp_path / "models"
-    first = released.release("mnist_kl", runs, models)
+    (first,) = released.release("mnist_kl", runs, models)
     before = (first / "model.onnx").stat().st_mtime_ns
-    assert released.release("mnist_kl", runs, models) == first
+    assert released.release("mnist_kl", runs, models) == [first]
     assert (first / "model.onnx").stat().st_mtime_ns == before
     run = tiny_runs["mnist_kl"]
     other = Run(
@@ -63,7 +68,7 @@ def test_the_same_training_keeps_its_version_and_another_takes_its_place(
     )
     other.train()
     monkeypatch.setattr(released, "open_run", lambda *_: other)
-    assert released.release("mnist_kl", runs, models) == models / "mnist_kl" / "2"
+    assert released.release("mnist_kl", runs, models) == [models / "mnist_kl" / "2"]
     assert sorted(path.name for path in (models / "mnist_kl").iterdir()) == ["2", "README.md"]
     assert "seed=5" in (models / "mnist_kl" / "README.md").read_text()
 
@@ -80,3 +85,16 @@ def test_nothing_quick_and_nothing_synthetic_is_released(
 def test_what_is_released_exists() -> None:
     assert set(released.RELEASED) <= set(EXPERIMENTS)
     assert {name for name in EXPERIMENTS if name.startswith("pedestrian_")} <= set(released.RELEASED)
+
+
+def test_eight_bits_that_cost_too_much_are_refused_and_leave_nothing(
+    tiny_models: Path, tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = tiny_models / "pedestrian_unet" / "1"
+    run = tiny_runs["pedestrian_unet"]
+    monkeypatch.setattr(type(run), "scores", lambda _: {"iou_per_image": 1.0})
+    with pytest.raises(RunError, match=r"the int8 variant must keep an IoU of 0\.9900\. Received: 0\.\d{4}"):
+        run.export_quantised(version, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RunError, match=r"segmentation models\. Received: family mnist"):
+        tiny_runs["mnist_kl"].export_quantised(tiny_models / "mnist_kl" / "1", tmp_path)

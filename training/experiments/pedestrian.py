@@ -6,7 +6,7 @@ it takes and on which machine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -30,6 +30,8 @@ from training.loops.fit import Autodiff
 from training.loops.precision import Precision, computing_in
 from training.loops.trainer import Program
 from training.losses.segmentation import binary_crossentropy, soft_dice
+
+Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +104,24 @@ class PedestrianExperiment(Experiment[PedestrianData]):
 
     def predict(self, model: keras.Model, scene: PedestrianScene) -> NDArray[np.float32]:
         """Probabilities at the picture's own size: float32 [H, W]."""
+        outputs_of = self.servable(model).outputs_of
+        return self.predict_by(lambda picture: np.asarray(outputs_of(tf.constant(picture))["mask"]), scene)
+
+    def predict_by(self, answer: Answer, scene: PedestrianScene) -> NDArray[np.float32]:
+        """The same of anything that answers uint8 [1, ask_height, ask_width, 3] by float [1, ..., 1] probabilities."""
         rule = self.resizing()
         picture, geometry = resize(scene.picture, rule.rule, rule.height, rule.width, rule.pad_value)
-        probabilities = self.servable(model).outputs_of(tf.constant(picture[np.newaxis]))["mask"]
-        return restore(np.asarray(probabilities)[0, :, :, 0], geometry)
+        return restore(answer(picture[np.newaxis])[0, :, :, 0], geometry)
 
     def evaluate(self, model: keras.Model, data: PedestrianData) -> dict[str, float]:
         """Scores at the pictures' own size, beside an empty mask and the mean training mask."""
+        outputs_of = self.servable(model).outputs_of
+        return self.score(lambda picture: np.asarray(outputs_of(tf.constant(picture))["mask"]), data)
+
+    def score(self, answer: Answer, data: PedestrianData) -> dict[str, float]:
+        """See :meth:`evaluate`; for ``answer`` see :meth:`predict_by`."""
         truths = [scene.mask for scene in data.test]
-        predictions = [self.predict(model, scene) >= self.threshold for scene in data.test]
+        predictions = [self.predict_by(answer, scene) >= self.threshold for scene in data.test]
         scores = asdict(score_masks(truths, predictions))
         sizes = [scene.instances.shape for scene in data.test]
         controls = control_predictions([scene.mask for scene in data.train], sizes)

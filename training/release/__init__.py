@@ -15,7 +15,8 @@ from typing import Any
 import jinja2
 
 from training.experiments.base import FULL
-from training.export.manifest import FILE_NAME, MODEL
+from training.export.manifest import FILE_NAME, MODEL, sha256_of
+from training.export.quantised import SUFFIX
 from training.files import publish, remove_leftovers, temporary_folder, write_text
 from training.runs import Run, RunError, open_run
 
@@ -26,19 +27,20 @@ RELEASED = (
     "pedestrian_l2",
     "pedestrian_sparse_softabs",
     "pedestrian_sparse_elu",
-    "mnist_kl",
     "mnist_k_sparse",
-    "mnist_convolutional",
 )
+INT8 = ("pedestrian_unet",)
+"""Those that come with an int8 variant as well."""
 CARD = "README.md"
 LIMIT_BYTES = 8 * 2**20
 """Of all released models together: everyone who clones the project gets them."""
 
 
-def release(name: str, runs: Path, output: Path) -> Path:
+def release(name: str, runs: Path, output: Path) -> list[Path]:
     """Puts the trained model ``name`` into the released repository ``output``, in place of the version before.
 
-    Returns the version's folder, the old one where it holds this very training already. The card is written anew.
+    Returns the folders of the version and of its int8 variant where it has one, the old ones where they hold this very
+    training already. The cards are written anew.
 
     Raises:
         RunError: it was not trained with ``full`` on real data, or is not complete.
@@ -50,20 +52,30 @@ def release(name: str, runs: Path, output: Path) -> Path:
             f"{name}: what is released is trained with the preset full on real data. "
             f"Received: {run.experiment.preset} on {run.data.source} data in {run.folder}"
         )
-    folder = output / name
+    with tempfile.TemporaryDirectory() as scratch:
+        repository = Path(scratch)
+        if (output / name).is_dir():
+            # what is released already, so that the export knows it and counts on from it
+            shutil.copytree(output / name, repository / name)
+        exported = run.export(repository)
+        folders = [_take(exported, run, output)]
+        if name in INT8:
+            folders.append(_take(run.export_quantised(exported, repository), run, output))
+    return folders
+
+
+def _take(exported: Path, run: Run, output: Path) -> Path:
+    """Copies what the service needs of a version, writes the card, and removes other versions."""
+    folder = output / exported.parent.name
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        # with what is released already, so that the export knows it and counts on from it
-        repository = Path(scratch)
-        shutil.copytree(folder, repository / name)
-        exported = run.export(repository)
-        version = folder / exported.name
-        if not version.exists():
-            with temporary_folder(folder) as temporary:
-                for file in (MODEL, FILE_NAME):
-                    shutil.copy(exported / file, temporary)
-                publish(temporary, version)
+    version = folder / exported.name
+    if not version.exists() or sha256_of(version / MODEL) != sha256_of(exported / MODEL):
+        with temporary_folder(folder) as temporary:
+            for file in (MODEL, FILE_NAME):
+                shutil.copy(exported / file, temporary)
+            shutil.rmtree(version, ignore_errors=True)
+            publish(temporary, version)
     for other in folder.iterdir():
         if other.name.isdecimal() and other != version:
             shutil.rmtree(other)
@@ -89,6 +101,7 @@ def card(run: Run, manifest: dict[str, Any]) -> str:
     }
     return templates.get_template("card.md.j2").render(
         manifest=manifest,
+        int8=manifest["name"].endswith(SUFFIX),
         experiment=run.experiment,
         settings=run.experiment.settings(),
         scores=scores,
