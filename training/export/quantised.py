@@ -73,7 +73,7 @@ def publish_quantised(version: Path, models: Path, quantised: Path, scores: dict
         "parity": dataclasses.asdict(parity),
         "onnx_sha256": sha256_of(quantised),
     }
-    folder = models / manifest["name"]
+    folder = models / str(manifest["name"])
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     target = folder / version.name

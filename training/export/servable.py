@@ -73,6 +73,8 @@ class Servable:
         default_threshold: probability from which a pixel is foreground; None where there is no mask.
         margin_of: for outputs that jump, as those of latents cut by a threshold or by rank do: how far each input's
             intermediate values are from the nearest jump, float [N]. None for continuous outputs.
+        precise_of: ``outputs_of`` computed in float64 with the same weights, for networks whose float32 arithmetic
+            alone may err by more than the forms are allowed to differ. None for the others.
     """
 
     family: Family
@@ -83,6 +85,7 @@ class Servable:
     resizing: Resizing
     default_threshold: float | None
     margin_of: Callable[[tf.Tensor], tf.Tensor] | None = None
+    precise_of: Callable[[tf.Tensor], Mapping[str, tf.Tensor]] | None = None
 
     def function(self) -> Any:
         """The graph function with the exact names of its tensors."""

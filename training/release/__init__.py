@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 
 from training.experiments.base import FULL
+from training.experiments.pedestrian_autoencoders.base import PedestrianAutoencoder
 from training.export.manifest import FILE_NAME, MODEL, sha256_of
 from training.export.quantised import SUFFIX
 from training.files import publish, remove_leftovers, temporary_folder, write_text
@@ -102,6 +103,7 @@ def card(run: Run, manifest: dict[str, Any]) -> str:
     return templates.get_template("card.md.j2").render(
         manifest=manifest,
         int8=manifest["name"].endswith(SUFFIX),
+        autoencoder=isinstance(run.experiment, PedestrianAutoencoder),
         experiment=run.experiment,
         settings=run.experiment.settings(),
         scores=scores,

@@ -19,7 +19,7 @@ from training.evaluation.segmentation import score_masks
 from training.evaluation.sparse_coding import score_sparsity
 from training.experiments.base import ExperimentError
 from training.experiments.pedestrian import PedestrianExperiment
-from training.export.servable import Tensor
+from training.export.servable import Servable, Tensor
 from training.loops.fit import Autodiff, Objective
 from training.loops.redrawing import constant_loss, redraw
 from training.loops.trainer import Program
@@ -88,13 +88,24 @@ class PedestrianAutoencoder(PedestrianExperiment):
                 f"Received: ask_height={self.ask_height}, ask_width={self.ask_width}"
             )
 
-    def build(self) -> SegmentationAutoencoder:
+    def build(self, dtype: Literal["float32", "float64"] = "float32") -> SegmentationAutoencoder:
         """A fresh model."""
         return SegmentationAutoencoder(
             lambda features: activated(features, "soft_absolute", self.epsilon),
             lambda features, _: activated(features, "soft_absolute", self.epsilon),
             seed=self.seed,
+            dtype=dtype,
         )
+
+    def servable(self, model: SegmentationAutoencoder) -> Servable:
+        """With the same in float64: features of some hundreds cancel in the decoder."""
+
+        def precise_of(image: tf.Tensor) -> Mapping[str, tf.Tensor]:
+            twin = self.build("float64")
+            twin.set_weights(model.get_weights())
+            return self.outputs_of(twin, image)
+
+        return dataclasses.replace(super().servable(model), precise_of=precise_of)
 
     def program(self, model: SegmentationAutoencoder, data: PedestrianData) -> Program:
         """Adam."""

@@ -61,13 +61,14 @@ class PedestrianSparseFiltering(PedestrianAutoencoder):
                 f"Received: {self.filter_epochs}"
             )
 
-    def build(self) -> SegmentationAutoencoder:
+    def build(self, dtype: Literal["float32", "float64"] = "float32") -> SegmentationAutoencoder:
         """A fresh model."""
         return SegmentationAutoencoder(
             tf.identity if self.forward == "linear" else self._activated,
             lambda features, norms: normalised(features, norms, self.activation, self.epsilon),
             code_stddev=1.0,
             seed=self.seed,
+            dtype=dtype,
         )
 
     def program(self, model: SegmentationAutoencoder, data: PedestrianData) -> Program:
