@@ -47,7 +47,7 @@ class PedestrianAutoencoder(PedestrianExperiment):
 
     Attributes:
         epochs: of both stages where there are two. On training pictures held out 400 were better than 800 for the
-            staged nets, and as good for the plain one.
+            net with ELU, and as good for the plain one.
         augment: flip, zoom, move and recolour the training pictures; the control.
         penalty: on the kernels of all convolutions.
         penalty_weight: of the penalty beside L.
@@ -57,8 +57,8 @@ class PedestrianAutoencoder(PedestrianExperiment):
             differ by hundredths of IoU; on training pictures held out the average was the better one each time.
         redraw_after: epochs end to end after which a net that answers no better than a constant mask gets new weights,
             and again after as many, at most three times; 0 never. The source's small initial weights, without a bias,
-            leave one net in some where it started, for as long as it is trained; larger ones never do, but the nets
-            they lead to are worse on training pictures held out (``training/RESULTS.md``).
+            leave one net in some where it started, for as long as it is trained. Larger ones never did, but the nets
+            they led to were no better on training pictures held out (``training/RESULTS.md``).
     """
 
     resizing_rule: ClassVar[Any] = "stretch"
