@@ -38,7 +38,8 @@ def test_a_fold_is_a_setting() -> None:
 
 
 def test_the_auxiliary_loss_is_the_same_loss_on_masks_of_a_quarter(street_data: PedestrianData) -> None:
-    experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "auxiliary_weight": "0.5", "epochs": "1"})
+    settings = {**SMALL, "auxiliary_weight": "0.5", "epochs": "1", "precision": "float32"}
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings(settings)
     model = experiment.build()
     program = experiment.program(model, street_data)
     pair = program.state["model"]

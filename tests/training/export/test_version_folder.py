@@ -73,7 +73,12 @@ def test_manifest_tells_the_truth(tiny_models: Path, tiny_runs: dict[str, Run], 
     assert manifest["training"]["preset"] == "quick"
     assert manifest["scores"] == json.loads((tiny_runs[name].folder / "scores.json").read_text())
     assert manifest["parity"]["batches"] == [1, 7, 64]
-    assert 0 <= manifest["parity"]["largest_difference"] <= manifest["parity"]["tolerance"] == 1e-5
+    assert 0 <= manifest["parity"]["largest_difference"] <= manifest["parity"]["tolerance"]
+    # the auto-encoders of pedestrians may differ by what float32 rounds
+    if name == "pedestrian_unet" or not name.startswith("pedestrian_"):
+        assert manifest["parity"]["tolerance"] == 1e-5
+    else:
+        assert 1e-5 <= manifest["parity"]["tolerance"] < 1e-4
 
 
 def test_opset_is_18_or_newer_and_transposes_are_at_the_ends_alone(tiny_models: Path, name: str) -> None:
@@ -137,6 +142,29 @@ def test_how_a_difference_is_measured(one: list[float], other: list[float], diff
     compared = np.ones(len(one), bool)
     measured = parity._difference(np.array(one), np.array(other), compared)
     assert measured == pytest.approx(difference, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize(("error", "tolerance"), [(0.0, None), (2e-6, None), (8e-6, 3.2e-5)])
+def test_forms_may_differ_by_four_times_what_float32_rounds(
+    tiny_models: Path, tiny_runs: dict[str, Run], error: float, tolerance: float | None
+) -> None:
+    """The eager side differs from the graph by 2e-5; what it should be, computed precisely, by ``error``."""
+    run = tiny_runs["mnist_k_sparse"]
+    servable = biased(run)
+    eager = servable.outputs_of
+
+    def precise(image):
+        return {name: value + error * max(1.0, float(np.abs(value).max())) for name, value in eager(image).items()}
+
+    object.__setattr__(servable, "precise_of", precise)
+    folder, inputs = tiny_models / "mnist_k_sparse" / "1", run.experiment.parity_inputs(run.data)
+    if tolerance is None:
+        with pytest.raises(ParityError, match="must agree within 1e-05"):
+            prove_parity(servable, folder, inputs, name="x")
+    else:
+        proven = prove_parity(servable, folder, inputs, name="x")
+        assert proven.tolerance == pytest.approx(tolerance, rel=0.05)
+        assert proven.largest_difference == pytest.approx(2e-5, rel=0.05)
 
 
 def test_an_export_that_misses_parity_fails_and_leaves_nothing(tiny_runs: dict[str, Run], tmp_path: Path) -> None:
