@@ -192,6 +192,10 @@ class ServiceEngine:
                     self._waiting.popleft().answer = answer
                     self.busy += answer.timings.inference
                     self._changed.notify_all()
+        except ValueError:
+            # gRPC's word for a channel that was closed before the stream began: the engine is being closed.
+            if self._failure is None:
+                raise
         finally:
             with self._changed:
                 line.over = True

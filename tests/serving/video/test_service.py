@@ -4,12 +4,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from serving.client import Client, Mask, ServiceError
 from serving.video.errors import ExitCode, FaultError, InputError
+from serving.video.service import ServiceEngine
+from serving.video.tiles import Tiling
 from tests.serving.conftest import RunningServer
 from tests.serving.video.conftest import Run, write_video
 from tests.serving.video.test_job import digests
@@ -106,6 +110,36 @@ def test_a_service_that_hangs_counts_as_lost(run: Run, start: Start, models: Pat
     freezer.join()
     assert done.code == ExitCode.DONE
     assert len(done.rows()) == 300
+
+
+class SlowClient(Client):
+    """Begins a stream when it is closed already."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.closed = threading.Event()
+
+    def close(self) -> None:
+        super().close()
+        self.closed.set()
+
+    def segment_stream(self, *arguments: Any, **options: Any) -> Iterator[Mask | ServiceError]:
+        assert self.closed.wait(10)
+        return super().segment_stream(*arguments, **options)
+
+
+def test_an_engine_closed_before_its_stream_began_ends_quietly(server: RunningServer) -> None:
+    engine = ServiceEngine(
+        lambda: SlowClient(server.target),
+        target=server.target,
+        model="red",
+        version=None,
+        threshold=None,
+        tiling=Tiling(),
+        timeout=10,
+        retry_seconds=10,
+    )
+    engine.close()  # a thread that fails fails the test
 
 
 def test_nobody_there(run: Run, video: Path) -> None:
