@@ -33,7 +33,7 @@ def write_onnx(servable: Servable, function: Any, path: Path, *, name: str) -> o
         name: of the graph, shown by viewers and profilers.
 
     Raises:
-        ConversionError: a tensor's name, type or shape differs from the servable's.
+        ConversionError: a tensor's name or type differs from the servable's.
     """
     model: onnx.ModelProto
     model, _ = tf2onnx.convert.from_function(function, input_signature=function.input_signature, opset=OPSET)
@@ -80,11 +80,8 @@ def _describe(values: Any, tensors: tuple[Tensor, ...], name: str) -> None:
         if kind.elem_type != _ELEMENT_TYPES[tensor.dtype]:
             received = onnx.TensorProto.DataType.Name(kind.elem_type)
             raise ConversionError(f"{name}: tensor '{tensor.name}' must be {tensor.dtype}. Received: {received}")
-        if kind.HasField("shape") and len(kind.shape.dim) != len(tensor.shape):
-            raise ConversionError(
-                f"{name}: tensor '{tensor.name}' must have {len(tensor.shape)} axes. Received: {len(kind.shape.dim)}"
-            )
-        # tf2onnx calls free axes unk__12 and sometimes loses fixed ones: write what the manifest says
+        # tf2onnx calls free axes unk__12, sometimes loses fixed ones, and now and then tells the shape before a last
+        # squeeze: write what the manifest says, which the checker compares with what it infers and parity with what comes
         del kind.shape.dim[:]
         for size, axis in zip(tensor.shape, tensor.axes, strict=True):
             dimension = kind.shape.dim.add()
