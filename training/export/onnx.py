@@ -81,7 +81,7 @@ def _describe(values: Any, tensors: tuple[Tensor, ...], name: str) -> None:
             received = onnx.TensorProto.DataType.Name(kind.elem_type)
             raise ConversionError(f"{name}: tensor '{tensor.name}' must be {tensor.dtype}. Received: {received}")
         # tf2onnx calls free axes unk__12, sometimes loses fixed ones, and now and then tells the shape before a last
-        # squeeze: write what the manifest says, which the checker compares with what it infers and parity with what comes
+        # squeeze. Write what the manifest says: the checker compares it with what it infers, parity with what comes out
         del kind.shape.dim[:]
         for size, axis in zip(tensor.shape, tensor.axes, strict=True):
             dimension = kind.shape.dim.add()
