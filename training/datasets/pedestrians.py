@@ -36,7 +36,7 @@ class PedestrianData:
     """A pedestrian data set with its fixed split.
 
     Attributes:
-        name: "penn_fudan" or "streets".
+        name: "penn_fudan" or "streets"; with "_fold_0" and so on where a third of the training scenes is held out.
         source: "real" or "embedded".
         train: The scenes to learn from.
         test: The scenes to score on; no name is in both.
@@ -67,5 +67,9 @@ def held_out(data: PedestrianData, fold: int) -> PedestrianData:
     parts = np.array_split(order, FOLDS)
     rest = np.concatenate([part for number, part in enumerate(parts) if number != fold])
     return replace(
-        data, train=tuple(data.train[index] for index in rest), test=tuple(data.train[index] for index in parts[fold])
+        data,
+        # in manifest, card and report: these are no scores on the test scenes
+        name=f"{data.name}_fold_{fold}",
+        train=tuple(data.train[index] for index in rest),
+        test=tuple(data.train[index] for index in parts[fold]),
     )

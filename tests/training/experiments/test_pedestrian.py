@@ -15,6 +15,7 @@ SMALL = {"stem": "4", "widths": "8,8,8,8", "bottleneck": "8", "train_height": "3
 def test_a_fold_holds_out_a_third_of_the_training_pictures_and_no_test_picture(street_data: PedestrianData) -> None:
     folds = [held_out(street_data, fold) for fold in range(3)]
     everything = {scene.name for scene in street_data.train}
+    assert [fold.name for fold in folds] == [f"{street_data.name}_fold_{number}" for number in range(3)]
     for fold in folds:
         train, test = ({scene.name for scene in part} for part in (fold.train, fold.test))
         assert train | test == everything
