@@ -33,6 +33,7 @@ from training.release import RELEASED
 from training.release import release as release_model
 from training.runs import CONFIG, SCORES, Run, RunError, open_run, read_config
 from training.samples import write_samples
+from training.variants import export_fp16, export_int8
 
 KNOWN_ERRORS = (
     DataError,
@@ -146,6 +147,9 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Also an int8 variant NAME_int8 of each segmentation model, for CPUs.")
     ] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Also an fp16 variant NAME_fp16 of each segmentation model, for GPUs.")
+    ] = False,
 ) -> None:
     """Export trained experiments as model versions: SavedModel, ONNX and manifest, proven equal."""
     wanted = names or _names(only) if names or only else [name for name in EXPERIMENTS if (runs / name).is_dir()]
@@ -156,8 +160,9 @@ def export(
         run = open_run(name, runs)
         version = run.export(models)
         typer.echo(f"{name}: {version}")
-        if int8 and run.experiment.family == "segmentation":
-            typer.echo(f"{name}: {run.export_quantised(version, models)}")
+        for asked, export_variant in ((int8, export_int8), (fp16, export_fp16)):
+            if asked and run.experiment.family == "segmentation":
+                typer.echo(f"{name}: {export_variant(run, version, models)}")
 
     _for_each(wanted, "export", export_one)
 

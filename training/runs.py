@@ -19,24 +19,19 @@ import json
 import logging
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import onnxruntime
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from training.distribution import DistributionError, is_chief, wait_for_all
 from training.experiments import experiment_named
 from training.experiments.base import Experiment
-from training.experiments.pedestrian import PedestrianExperiment
-from training.export.manifest import MODEL, TrainingRecord
-from training.export.parity import Parity
-from training.export.quantised import publish_quantised, quantise
+from training.export.manifest import TrainingRecord
 from training.export.version_folder import export_version
 from training.files import remove_leftovers, write_json, written_whole
 from training.loops.fit import Autodiff
@@ -48,8 +43,6 @@ CONFIG = "config.json"
 WEIGHTS = "weights.npz"
 SCORES = "scores.json"
 FIGURES = "figures"
-INT8_KEEPS = 0.99
-"""Share of the float32 model's IoU that its int8 variant must keep."""
 
 
 class RunError(Exception):
@@ -187,40 +180,6 @@ class Run:
             scores=self.scores(),
             extra_files=lambda folder: experiment.extra_files(model, training, folder),
         )
-
-    def export_quantised(self, version: Path, models: Path) -> Path:
-        """Writes the int8 variant of the exported ``version`` as ``<name>_int8`` below ``models``; returns its folder.
-
-        Raises:
-            RunError: this is no segmentation model, or the variant keeps less than 99 % of its IoU on the test split.
-        """
-        experiment = self.experiment
-        if not isinstance(experiment, PedestrianExperiment):
-            raise RunError(
-                f"{experiment.name}: int8 variants are made of segmentation models. "
-                f"Received: family {experiment.family}"
-            )
-        with tempfile.TemporaryDirectory() as scratch:
-            quantised = Path(scratch) / MODEL
-            quantise(version / MODEL, quantised, (experiment.asked(scene)[np.newaxis] for scene in self.data.train))
-            exact, rounded = (
-                onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-                for path in (version / MODEL, quantised)
-            )
-            scores = experiment.score(lambda picture: rounded.run(["mask"], {"image": picture})[0], self.data)
-            least = INT8_KEEPS * self.scores()["iou_per_image"]
-            if scores["iou_per_image"] < least:
-                raise RunError(
-                    f"{experiment.name}: the int8 variant must keep an IoU of {least:.4f}. "
-                    f"Received: {scores['iou_per_image']:.4f}"
-                )
-            pictures = experiment.parity_inputs(self.data)
-            difference = max(
-                float(np.abs(exact.run(["mask"], {"image": each})[0] - rounded.run(["mask"], {"image": each})[0]).max())
-                for each in pictures[:, np.newaxis]
-            )
-            # a pixel at an edge may change sides: the scores say whether it matters
-            return publish_quantised(version, models, quantised, scores, Parity(1.0, difference, (1,)))
 
     def model(self) -> keras.Model:
         """The trained model.

@@ -26,7 +26,7 @@ def runs(tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(released, "open_run", opened)
     # of masks of a net that has seen two epochs nothing is worth keeping
-    monkeypatch.setattr("training.runs.INT8_KEEPS", 0.0)
+    monkeypatch.setattr("training.variants.KEEPS", 0.0)
     return tmp_path
 
 
@@ -85,16 +85,3 @@ def test_nothing_quick_and_nothing_synthetic_is_released(
 def test_what_is_released_exists() -> None:
     assert set(released.RELEASED) <= set(EXPERIMENTS)
     assert {name for name in EXPERIMENTS if name.startswith("pedestrian_")} <= set(released.RELEASED)
-
-
-def test_eight_bits_that_cost_too_much_are_refused_and_leave_nothing(
-    tiny_models: Path, tiny_runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    version = tiny_models / "pedestrian_unet" / "1"
-    run = tiny_runs["pedestrian_unet"]
-    monkeypatch.setattr(type(run), "scores", lambda _: {"iou_per_image": 1.0})
-    with pytest.raises(RunError, match=r"the int8 variant must keep an IoU of 0\.9900\. Received: 0\.\d{4}"):
-        run.export_quantised(version, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RunError, match=r"segmentation models\. Received: family mnist"):
-        tiny_runs["mnist_kl"].export_quantised(tiny_models / "mnist_kl" / "1", tmp_path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,12 @@ import tensorflow as tf
 import tf2onnx
 from numpy.typing import NDArray
 
-from training.export.manifest import Description, TrainingRecord, write_manifest
+from training.export.manifest import FILE_NAME, MODEL, Description, TrainingRecord, sha256_of, write_manifest
 from training.export.onnx import write_onnx
-from training.export.parity import prove_parity
+from training.export.parity import Parity, prove_parity
 from training.export.saved_model import write_saved_model
 from training.export.servable import Servable
-from training.files import publish, remove_leftovers, temporary_folder
+from training.files import publish, remove_leftovers, temporary_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,46 @@ def export_version(
         publish(temporary, folder / str(version))
     logger.info("%s: exported version %d, largest difference %.2g", name, version, parity.largest_difference)
     return folder / str(version)
+
+
+def publish_variant(
+    version: Path, models: Path, suffix: str, model: Path, scores: dict[str, float], parity: Parity
+) -> Path:
+    """Puts a variant of an exported model into the repository ``models`` as the same version of ``<name><suffix>``.
+
+    A version that is there already is replaced where it differs.
+
+    Args:
+        version: the exported float32 version; its manifest is taken over but for name, scores, parity and hash.
+        models: the model repository.
+        suffix: of the variant's name.
+        model: its ONNX file; moved away.
+        scores: of the variant on the test split.
+        parity: beside the float32 one.
+
+    Returns:
+        The variant's folder, with the ONNX file and the manifest.
+    """
+    manifest: dict[str, Any] = json.loads((version / FILE_NAME).read_text(encoding="utf-8"))
+    manifest |= {
+        "name": manifest["name"] + suffix,
+        "scores": scores,
+        "parity": dataclasses.asdict(parity),
+        "onnx_sha256": sha256_of(model),
+    }
+    folder = models / str(manifest["name"])
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    target = folder / version.name
+    with temporary_folder(folder) as temporary:
+        shutil.move(model, temporary / MODEL)
+        write_json(temporary / FILE_NAME, manifest)
+        if target.exists():
+            if json.loads((target / FILE_NAME).read_text(encoding="utf-8")) == json.loads(json.dumps(manifest)):
+                return target
+            shutil.rmtree(target)
+        publish(temporary, target)
+    return target
 
 
 def _producers() -> dict[str, str]:

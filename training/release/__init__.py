@@ -20,6 +20,7 @@ from training.export.manifest import FILE_NAME, MODEL, sha256_of
 from training.export.quantised import SUFFIX
 from training.files import publish, remove_leftovers, temporary_folder, write_text
 from training.runs import Run, RunError, open_run
+from training.variants import export_int8
 
 RELEASED = (
     "pedestrian_unet",
@@ -61,7 +62,7 @@ def release(name: str, runs: Path, output: Path) -> list[Path]:
         exported = run.export(repository)
         folders = [_take(exported, run, output)]
         if name in INT8:
-            folders.append(_take(run.export_quantised(exported, repository), run, output))
+            folders.append(_take(export_int8(run, exported, repository), run, output))
     return folders
 
 

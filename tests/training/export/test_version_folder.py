@@ -266,3 +266,35 @@ def test_kill_during_export_leaves_no_version_and_the_next_export_cleans_up(
     assert [entry.name.startswith(".tmp-") for entry in folder.iterdir()] == [True]
     run.export(tmp_path)
     assert [entry.name for entry in folder.iterdir()] == ["1"]
+
+
+def test_a_variant_becomes_the_same_version_of_a_model_of_its_own(tmp_path: Path) -> None:
+    version = tmp_path / "models" / "two" / "3"
+    version.mkdir(parents=True)
+    told = {"name": "two", "version": 3, "scores": {"iou": 0.5}, "parity": {}, "onnx_sha256": "", "family": "kept"}
+    (version / "manifest.json").write_text(json.dumps(told))
+
+    def published(iou: float) -> Path:
+        file = tmp_path / "int8.onnx"
+        file.write_bytes(b"eight bits")
+        return version_folder.publish_variant(
+            version, tmp_path / "models", "_int8", file, {"iou": iou}, parity.Parity(1.0, 0.25, (1,))
+        )
+
+    folder = published(0.4)
+    assert folder == tmp_path / "models" / "two_int8" / "3"
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
+    told = json.loads((folder / "manifest.json").read_text())
+    assert told == {
+        "name": "two_int8",
+        "version": 3,
+        "scores": {"iou": 0.4},
+        "parity": {"tolerance": 1.0, "largest_difference": 0.25, "batches": [1], "excluded_rows": 0},
+        "onnx_sha256": sha256_of(folder / "model.onnx"),
+        "family": "kept",
+    }
+    before = (folder / "model.onnx").stat().st_mtime_ns
+    assert published(0.4) == folder
+    assert (folder / "model.onnx").stat().st_mtime_ns == before
+    assert json.loads((published(0.3) / "manifest.json").read_text())["scores"] == {"iou": 0.3}
+    assert [path.name for path in folder.parent.iterdir()] == ["3"]
