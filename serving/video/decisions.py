@@ -29,7 +29,7 @@ def select(settings: Settings) -> Selection:
 # Settings that decide the results; where and how fast the work is done does not.
 _DECISIVE = (
     *("outputs", "tile", "smooth", "start", "end", "every", "resize", "fps", "input_option"),
-    *("privacy", "privacy_margin", "sound", "crf", "min_area", "shard_frames"),
+    *("privacy", "privacy_margin", "sound", "crf", "preset", "min_area", "shard_frames"),
 )
 
 

@@ -207,7 +207,9 @@ class LocalEngine:
                     self._changed.wait()
                 if self._failure is not None:
                     return
-                batch = [self._waiting.popleft() for _ in range(min(self._batch_size, len(self._waiting)))]
+                # Where few are left each thread takes its share, so that all of them end at the same time.
+                share = -(-len(self._waiting) // len(self._threads))
+                batch = [self._waiting.popleft() for _ in range(min(self._batch_size, share))]
                 self._changed.notify_all()
             started = time.monotonic()
             try:

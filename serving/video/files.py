@@ -12,6 +12,7 @@ from serving import imaging
 from serving.errors import InvalidPictureError
 from serving.imaging import Picture
 from serving.video.errors import InputError
+from serving.video.planes import Colours
 from serving.video.reading import Anchor, Clip, Frame, Normaliser, Note, Selection
 from serving.video.sources import PICTURES, natural
 
@@ -55,6 +56,7 @@ class VideoReader:
                 aspect=stream.sample_aspect_ratio or Fraction(1),
                 frames=selection.count(announced, self._seconds),
                 sound=bool(container.streams.audio),
+                colours=Colours.of(first),
             )
 
     def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
@@ -97,9 +99,7 @@ class VideoReader:
                 if after is not None and numbers <= after.number:
                     notes.clear()
                 elif self._selection.has(numbers, time):
-                    picture = normaliser.picture(decoded, notes)
-                    yield Frame(numbers, pts, time, picture, tuple(notes))
-                    notes.clear()
+                    yield normaliser.frame(decoded, numbers, pts, time, notes)
             if awaited is not None:
                 raise _LostAnchorError
             notes += self._shortfall(clock)
@@ -154,7 +154,7 @@ class FolderReader:
         rate = Fraction(selection.fps).limit_denominator(1001)
         height, width = selection.fit(*first.shape[:2])
         count = selection.count(len(self._paths), len(self._paths) / selection.fps)
-        self.clip = Clip(width, height, 1 / rate, rate, Fraction(1), count, sound=False)
+        self.clip = Clip(width, height, 1 / rate, rate, Fraction(1), count, sound=False, colours=Colours())
 
     def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
         """See ``Reader``. A picture that cannot be read is noted and left out; its number stays free."""

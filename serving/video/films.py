@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
-import numpy as np
 
-from serving.imaging import BoolMask, Picture
+from serving.imaging import BoolMask
+from serving.video import planes
+from serving.video.planes import Planes
 from serving.video.reading import Clip, Frame
 
 _THREADS = 1
@@ -25,7 +25,8 @@ _THREADS = 1
 _MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 
-Paint = Callable[[Picture, BoolMask], Picture]
+# Draws on a picture of even sides what its mask, which may be a row or column smaller, says.
+Paint = Callable[[Planes, BoolMask], None]
 
 _log = logging.getLogger(__name__)
 
@@ -36,41 +37,38 @@ class FilmPart:
     Args:
         path: of the file, ``.nut``.
         clip: size and time base.
-        paint: draws a frame: (RGB picture, mask) -> RGB [H, W, 3] or grey [H, W].
+        paint: draws on each frame.
         crf: x264's quality.
+        preset: x264's speed.
     """
 
-    def __init__(self, path: Path, clip: Clip, paint: Paint, crf: int) -> None:
+    def __init__(self, path: Path, clip: Clip, paint: Paint, crf: int, preset: str) -> None:
         self._paint = paint
         self._clip = clip
         self._container = av.open(str(path), "w", format="nut")
-        # 4:2:0 has one colour for two by two pixels, so odd sides get one more row or column, a copy of the last.
-        width, height = clip.width + clip.width % 2, clip.height + clip.height % 2
-        self._size = (height, width)
+        # What is encoded, frame after frame: x264 takes a copy.
+        self._canvas = planes.blank(clip.height, clip.width)
+        self._picture = Planes.of(self._canvas)
         stream = self._container.add_stream("libx264", rate=clip.rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = self._canvas.width, self._canvas.height, planes.PIXEL_FORMAT
         stream.time_base = clip.time_base
         context = stream.codec_context
         context.time_base = clip.time_base
         context.sample_aspect_ratio = clip.aspect
+        colours = clip.colours
+        context.colorspace, context.color_range = colours.matrix, colours.range
+        context.color_primaries, context.color_trc = colours.primaries, colours.transfer
         context.thread_count = _THREADS
         context.max_b_frames = 0
-        context.options = {"preset": "superfast", "crf": str(crf)}
+        context.options = {"preset": preset, "crf": str(crf)}
         self._stream = stream
 
     def add(self, frame: Frame, mask: BoolMask) -> None:
         """Encodes one more frame."""
-        painted = self._paint(frame.picture, mask)
-        height, width = painted.shape[:2]
-        if (height, width) != self._size:
-            margins = [(0, self._size[0] - height), (0, self._size[1] - width), (0, 0)][: painted.ndim]
-            painted = np.pad(painted, margins, mode="edge")
-        if painted.ndim == 2:
-            painted = cv2.cvtColor(painted, cv2.COLOR_GRAY2RGB)
-        # BT.601 with video's range, as FFmpeg's own conversion does it, in a quarter of its time.
-        yuv = av.VideoFrame.from_ndarray(cv2.cvtColor(painted, cv2.COLOR_RGB2YUV_I420), format="yuv420p")
-        yuv.pts, yuv.time_base = frame.pts, self._clip.time_base
-        self._container.mux(self._stream.encode(yuv))
+        self._picture.fill(frame.planes(self._clip.colours))
+        self._paint(self._picture, mask)
+        self._canvas.pts, self._canvas.time_base = frame.pts, self._clip.time_base
+        self._container.mux(self._stream.encode(self._canvas))
 
     def close(self) -> None:
         """Writes what the encoder still holds."""

@@ -176,7 +176,8 @@ class _Reading:
         self._stop = stop
         self._left = threading.Event()
         clip = reader.clip
-        room = max(2, min(32, _QUEUE_BYTES // (3 * clip.width * clip.height)))
+        # A pixel has three bytes in RGB and one and a half in the decoder's planes.
+        room = max(2, min(32, _QUEUE_BYTES * 2 // (9 * clip.width * clip.height)))
         self._queue: queue.Queue[_Item | BaseException | None] = queue.Queue(room)
         self._thread = threading.Thread(target=self._work, name=f"read-{source.name}", daemon=True)
 

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.imaging import BoolMask, Picture
-from serving.video import painting, tables
+from serving.video import painting, planes, tables
 from serving.video.errors import as_os_error, writing
-from serving.video.films import FilmPart, join
+from serving.video.films import FilmPart, Paint, join
+from serving.video.planes import Planes
 from serving.video.reading import Clip, Frame
 from serving.video.settings import Settings
 from serving.video.tables import Row
@@ -84,12 +85,13 @@ class Shard:
 
     def __init__(self, folder: Path, clip: Clip, settings: Settings) -> None:
         self._folder = folder
+        self._clip = clip
         self._min_area = settings.min_area
         self._parts: list[Part] = []
         self._closed = False
-        self._fullest: tuple[Row, Picture, BoolMask] | None = None
+        self._fullest: tuple[Row, Frame, BoolMask] | None = None
         # Where people are to be hidden, the page shows none either.
-        self._paint = _hide(settings, clip) if _hides(settings) else painting.overlay
+        self._paint = _hide(settings, clip) if _hides(settings) else _overlay(settings, clip)
         try:
             self._rows = (folder / ROWS).open("w", encoding="utf-8")
             for name in settings.outputs:
@@ -108,7 +110,7 @@ class Shard:
         """
         row = tables.measure(frame, mask, self._min_area)
         if self._fullest is None or row.foreground > self._fullest[0].foreground:
-            self._fullest = (row, frame.picture, mask)
+            self._fullest = (row, frame, mask)
         try:
             self._rows.write(tables.row_line(row))
             for part in self._parts:
@@ -130,8 +132,9 @@ class Shard:
             self._rows.close()
             self._closed = True
             if self._fullest is not None:
-                _, picture, mask = self._fullest
-                (self._folder / SAMPLE).write_bytes(painting.jpeg(self._paint(picture, mask), _SAMPLE_SIDE))
+                _, frame, mask = self._fullest
+                painted = _painted(frame, mask, self._clip, self._paint)
+                (self._folder / SAMPLE).write_bytes(painting.jpeg(painted, _SAMPLE_SIDE))
         except (OSError, av.FFmpegError) as error:
             raise writing(as_os_error(error), self._folder) from error
 
@@ -172,7 +175,7 @@ class _PicturesPart:
         self._folder = folder
 
     def add(self, frame: Frame, mask: BoolMask) -> None:
-        (self._folder / f"{frame.number:08}.png").write_bytes(painting.png(_grey(frame.picture, mask)))
+        (self._folder / f"{frame.number:08}.png").write_bytes(painting.png(mask.view(np.uint8) * np.uint8(255)))
 
     def close(self) -> None:
         pass
@@ -183,6 +186,7 @@ class _HeatPart:
 
     def __init__(self, path: Path, clip: Clip, settings: Settings) -> None:
         self._path = path
+        self._clip = clip
         self._hide = _hide(settings, clip) if _hides(settings) else None
         self._counts: npt.NDArray[np.uint32] = np.zeros((clip.height, clip.width), np.uint32)
         self._frames = 0
@@ -192,21 +196,25 @@ class _HeatPart:
         self._counts += mask
         self._frames += 1
         if self._scene is None:
-            self._scene = frame.picture if self._hide is None else self._hide(frame.picture, mask)
+            self._scene = frame.picture if self._hide is None else _painted(frame, mask, self._clip, self._hide)
 
     def close(self) -> None:
         if self._scene is not None:
             np.savez_compressed(self._path, counts=self._counts, frames=self._frames, scene=self._scene)
 
 
-def _grey(picture: Picture, mask: BoolMask) -> Picture:
-    del picture
-    return mask.view(np.uint8) * np.uint8(255)
+def _painted(frame: Frame, mask: BoolMask, clip: Clip, paint: Paint) -> Picture:
+    """A frame as a film shows it, RGB [H, W, 3]."""
+    canvas = planes.blank(clip.height, clip.width)
+    picture = Planes.of(canvas)
+    picture.fill(frame.planes(clip.colours))
+    paint(picture, mask)
+    return planes.to_rgb(canvas, clip.colours, clip.height, clip.width)
 
 
-def _film(name: str, paint: Callable[[Settings, Clip], Callable[[Picture, BoolMask], Picture]], sounds: bool) -> Output:
+def _film(name: str, paint: Callable[[Settings, Clip], Paint], sounds: bool) -> Output:
     def part(folder: Path, clip: Clip, settings: Settings) -> Part:
-        return FilmPart(folder / f"{name}.nut", clip, paint(settings, clip), settings.crf)
+        return FilmPart(folder / f"{name}.nut", clip, paint(settings, clip), settings.crf, settings.preset)
 
     def join_films(whole: Whole) -> None:
         keeps = sounds and whole.settings.sound and whole.clip.sound
@@ -220,11 +228,21 @@ def _hides(settings: Settings) -> bool:
     return "privacy" in settings.outputs and "overlay" not in settings.outputs
 
 
-def _hide(settings: Settings, clip: Clip) -> Callable[[Picture, BoolMask], Picture]:
+def _overlay(settings: Settings, clip: Clip) -> Paint:
+    del settings
+    return partial(painting.overlay, colours=clip.colours)
+
+
+def _black_and_white(settings: Settings, clip: Clip) -> Paint:
+    del settings
+    return partial(painting.black_and_white, colours=clip.colours)
+
+
+def _hide(settings: Settings, clip: Clip) -> Paint:
     margin = settings.privacy_margin
     if margin is None:
         margin = max(4, round(0.02 * min(clip.height, clip.width)))
-    return partial(painting.hide, how=settings.privacy, margin=margin)
+    return partial(painting.hide, colours=clip.colours, how=settings.privacy, margin=margin)
 
 
 def _join_pictures(whole: Whole) -> None:
@@ -259,9 +277,9 @@ def _join_summary(whole: Whole) -> None:
 
 
 OUTPUTS: dict[str, Output] = {
-    "overlay": _film("overlay", lambda settings, clip: painting.overlay, sounds=True),  # noqa: ARG005
+    "overlay": _film("overlay", _overlay, sounds=True),
     "privacy": _film("privacy", _hide, sounds=True),
-    "mask": _film("mask", lambda settings, clip: _grey, sounds=False),  # noqa: ARG005
+    "mask": _film("mask", _black_and_white, sounds=False),
     "png": Output(lambda folder, clip, settings: _PicturesPart(folder / "masks"), _join_pictures),  # noqa: ARG005
     "rle": Output(
         lambda folder, clip, settings: _LinesPart(folder / "rle.jsonl", tables.rle_line),  # noqa: ARG005

@@ -1,79 +1,112 @@
-"""What is drawn on frames: masks in red as the client draws them, and people made unrecognisable."""
+"""What is drawn on frames, on their planes: masks in red as the client draws them, and people made unrecognisable."""
+
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from serving.imaging import BoolMask, Picture
+from serving.video import planes
+from serving.video.planes import Colours, Plane, Planes
 
-# The client's colours (``serving/client/answers.py``), by OpenCV: ten times as fast, and a film has many frames.
+# The client's colours (``serving/client/answers.py``).
 _TINT = (230, 20, 50)
 _TINT_STRENGTH = 0.45
-# Value and channel -> tinted value, [256, 1, 3].
-_TINTED = np.rint(
-    (1 - _TINT_STRENGTH) * np.arange(256)[:, np.newaxis, np.newaxis] + _TINT_STRENGTH * np.array(_TINT)
-).astype(np.uint8)
 _OUTLINE = (255, 40, 70)
 _FILL = (96, 96, 96)
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 
 
-def overlay(picture: Picture, mask: BoolMask) -> Picture:
-    """The picture with the mask on it: tinted and outlined in red.
+def overlay(picture: Planes, mask: BoolMask, colours: Colours) -> None:
+    """Draws the mask on the picture: tinted and outlined in red.
 
     Args:
-        picture: RGB [H, W, 3].
-        mask: [H, W].
-
-    Returns:
-        RGB [H, W, 3], a new array.
+        picture: is changed.
+        mask: [H, W]; the picture may have a row or column more.
+        colours: of the picture.
     """
-    painted = picture.copy()
-    if not mask.any():
-        return painted
-    top, bottom, left, right = bounds(mask)
-    part, inside = painted[top:bottom, left:right], mask[top:bottom, left:right].view(np.uint8)
-    cv2.copyTo(cv2.LUT(part, _TINTED), inside, part)
-    thickness = max(1, round(min(mask.shape) / 300))
-    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(painted, contours, -1, _OUTLINE, thickness)
-    return painted
+    inside = planes.even(mask)
+    if not cv2.countNonZero(inside):
+        return
+    edge = _outline(inside, max(1, round(min(mask.shape) / 300)))
+    insides, edges = (inside, *2 * [planes.halved(inside)]), (edge, *2 * [planes.halved(edge)])
+    tints, lines = _values(_TINT, colours), _values(_OUTLINE, colours)
+    for plane, within, along, tint, line in zip(_each(picture), insides, edges, tints, lines, strict=True):
+        cv2.copyTo(cv2.convertScaleAbs(plane, alpha=1 - _TINT_STRENGTH, beta=_TINT_STRENGTH * tint), within, plane)
+        cv2.copyTo(np.full_like(within, line), along, plane)
 
 
-def hide(picture: Picture, mask: BoolMask, how: str, margin: int) -> Picture:
-    """The picture with what the mask covers made unrecognisable.
+def hide(picture: Planes, mask: BoolMask, colours: Colours, how: str, margin: int) -> None:
+    """Makes what the mask covers unrecognisable; outside of the grown mask the picture stays.
 
     Args:
-        picture: RGB [H, W, 3].
-        mask: [H, W].
+        picture: is changed.
+        mask: [H, W]; the picture may have a row or column more.
+        colours: of the picture.
         how: ``blur``, ``pixelate`` or ``fill``.
         margin: pixels by which the mask is grown first, in every direction.
-
-    Returns:
-        RGB [H, W, 3], a new array; outside of the grown mask it is the picture.
     """
-    hidden = picture.copy()
-    if not mask.any():
-        return hidden
-    grown = grow(mask, margin)
-    if how == "fill":
-        hidden[grown] = _FILL
-        return hidden
-    height, width = mask.shape
+    inside = planes.even(mask)
+    if not cv2.countNonZero(inside):
+        return
+    grown = grow(inside, margin)
+    height, width = inside.shape
     # No detail finer than this survives; a face is a tenth of a person, and persons are smaller than frames.
     block = max(8, min(height, width) // 24)
-    small = cv2.resize(picture, (max(1, width // block), max(1, height // block)), interpolation=cv2.INTER_AREA)
+    coarse = (max(1, width // block), max(1, height // block))
     back = cv2.INTER_NEAREST if how == "pixelate" else cv2.INTER_LINEAR
-    coarse = cv2.resize(small, (width, height), interpolation=back)
-    cv2.copyTo(coarse, grown.view(np.uint8), hidden)
-    return hidden
+    small = planes.halved(grown)
+    for plane, within, value in zip(_each(picture), (grown, small, small), _values(_FILL, colours), strict=True):
+        if how == "fill":
+            hidden = np.full_like(within, value)
+        else:
+            blocks = cv2.resize(plane, coarse, interpolation=cv2.INTER_AREA)
+            hidden = cv2.resize(blocks, plane.shape[::-1], interpolation=back)
+        cv2.copyTo(hidden, within, plane)
 
 
-def grow(mask: BoolMask, margin: int) -> BoolMask:
-    """The mask and everything up to ``margin`` pixels around it."""
+def black_and_white(picture: Planes, mask: BoolMask, colours: Colours) -> None:
+    """Replaces the picture by the mask: white where it is set, black elsewhere.
+
+    Args:
+        picture: is changed.
+        mask: [H, W]; the picture may have a row or column more.
+        colours: of the picture.
+    """
+    black, grey, _ = _values(_BLACK, colours)
+    white, _, _ = _values(_WHITE, colours)
+    picture.y[:] = planes.even(mask) * np.uint8(white - black) + np.uint8(black)
+    picture.u[:] = picture.v[:] = grey
+
+
+def grow(mask: Plane, margin: int) -> Plane:
+    """A mask of 0 and 1, and everything up to ``margin`` pixels around it."""
     if not margin:
         return mask
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
-    grown: BoolMask = cv2.dilate(mask.view(np.uint8), disc).astype(np.bool_)
+    grown: Plane = cv2.dilate(mask, disc)
     return grown
+
+
+def _outline(mask: Plane, thickness: int) -> Plane:
+    """The mask's edge, so many pixels wide, half of them inside (with an odd one); those are not 0."""
+    within, around = (thickness + 1) // 2, thickness // 2
+    square = cv2.getStructuringElement(cv2.MORPH_RECT, (3, 3))
+    # What lies outside of the frame counts as inside here: no line along the frame's edge.
+    core = cv2.erode(mask, square, iterations=within)
+    edge: Plane = cv2.subtract(cv2.dilate(mask, square, iterations=around) if around else mask, core)
+    return edge
+
+
+def _each(picture: Planes) -> tuple[Plane, Plane, Plane]:
+    return picture.y, picture.u, picture.v
+
+
+@lru_cache(maxsize=64)
+def _values(rgb: tuple[int, int, int], colours: Colours) -> tuple[int, int, int]:
+    """An RGB colour in planes of such colours."""
+    flat = planes.from_rgb(np.full((16, 16, 3), rgb, np.uint8), colours)
+    return int(flat.y[0, 0]), int(flat.u[0, 0]), int(flat.v[0, 0])
 
 
 def heat(share: np.ndarray[tuple[int, int], np.dtype[np.float32]], scene: Picture) -> Picture:
@@ -113,9 +146,3 @@ def png(picture: Picture) -> bytes:
     shown = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".png", shown)
     return data.tobytes()
-
-
-def bounds(mask: BoolMask) -> tuple[int, int, int, int]:
-    """The smallest rectangle that holds a mask that is not empty: top, bottom, left, right, the ends excluded."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

@@ -17,7 +17,9 @@ from av.video.reformatter import VideoReformatter
 
 from serving import imaging
 from serving.imaging import Picture
+from serving.video import planes
 from serving.video.errors import InputError
+from serving.video.planes import Colours, Planes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Frame:
         time: seconds since the input's start.
         picture: RGB uint8 [H, W, 3] of the clip's size; nobody may write to it.
         notes: what was met since the selected frame before.
+        decoded: the ``VideoFrame`` that it was, where its planes are those of the clip's films; None elsewhere.
     """
 
     number: int
@@ -50,6 +53,11 @@ class Frame:
     time: float
     picture: Picture
     notes: tuple[Note, ...] = ()
+    decoded: Any = None
+
+    def planes(self, colours: Colours) -> Planes:
+        """The picture as the clip's films keep it; ``colours`` are the clip's. Nobody may write to it either."""
+        return planes.from_rgb(self.picture, colours) if self.decoded is None else Planes.of(self.decoded)
 
     @property
     def anchor(self) -> "Anchor":
@@ -83,6 +91,7 @@ class Clip:
         aspect: width of a pixel by its height.
         frames: about how many will be selected; 0 where nobody knows.
         sound: whether there is a sound track.
+        colours: of its films.
     """
 
     width: int
@@ -92,6 +101,7 @@ class Clip:
     aspect: Fraction
     frames: int
     sound: bool
+    colours: Colours
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +173,27 @@ class Normaliser:
 
     def __init__(self, selection: Selection, clip: Clip | None = None) -> None:
         self._selection = selection
+        self._clip = clip
         self._size = None if clip is None else (clip.height, clip.width)
         self._seen: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
 
     def picture(self, frame: Any, notes: list[Note]) -> Picture:
         """RGB uint8 [H, W, 3] of a decoded video frame."""
-        rgb: Any = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
+        # One thread, as everywhere: others have work for the other cores.
+        rgb: Any = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         # Turned to the left, as FFmpeg counts; rows of odd width come padded, hence not in one piece.
         upright = np.rot90(rgb, round(frame.rotation / 90) % 4)
         return self.fit(np.ascontiguousarray(upright), notes)
+
+    def frame(self, decoded: Any, number: int, pts: int, time: float, notes: list[Note]) -> Frame:
+        """A frame of the clip; takes the notes."""
+        assert self._clip is not None  # only its size is asked of a normaliser that does not know it
+        picture = self.picture(decoded, notes)
+        native = planes.native(decoded, self._clip.colours, self._clip.height, self._clip.width)
+        frame = Frame(number, pts, time, picture, tuple(notes), decoded if native else None)
+        notes.clear()
+        return frame
 
     def fit(self, picture: Picture, notes: list[Note]) -> Picture:
         """The picture at the one size; a change of size inside of the input is noted."""

@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     )
     sound: bool = Field(True, description="keep the sound of the input in overlay and privacy videos")
     crf: NonNegativeInt = Field(23, le=51, description="x264's quality: lower is better and larger")
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = Field(
+        "ultrafast", description="x264's speed: a slower one makes smaller videos and leaves the model less of the CPU"
+    )
     min_area: NonNegativeInt = Field(25, description="pixels of the smallest component that the tables list")
 
     shard_frames: PositiveInt = Field(128, description="frames that are finished together: most that a kill costs")

@@ -8,7 +8,7 @@ from pathlib import Path
 from serving.imaging import BoolMask
 from serving.video.outputs import Shard
 from serving.video.progress import Meter
-from serving.video.reading import Anchor, Clip, Frame, Note
+from serving.video.reading import Clip, Frame, Note
 from serving.video.settings import Settings
 from serving.video.smoothing import Smoother
 from serving.video.store import Record, Store
@@ -43,7 +43,8 @@ class ShardWriter:
         self._folder = Path()
         self._next = self._begin
         self._notes: Counter[Note] = Counter()
-        self._anchors: deque[Anchor] = deque(maxlen=settings.smooth // 2 + 1)
+        # Their anchors are asked for at the shard's end; the smoother holds these frames anyway.
+        self._last: deque[Frame] = deque(maxlen=settings.smooth // 2 + 1)
 
     def add(self, position: int, frame: Frame, mask: BoolMask) -> bool:
         """Takes the next frame; returns whether more are wanted."""
@@ -67,7 +68,7 @@ class ShardWriter:
                 self._folder = self._open.enter_context(self._store.shard_folder(position // self._size))
                 self._shard = self._open.enter_context(Shard(self._folder, self._clip, self._settings))
             self._notes.update(frame.notes)
-            self._anchors.append(frame.anchor)
+            self._last.append(frame)
             self._shard.add(frame, mask)
             self._next = position + 1
             if self._next % self._size == 0:
@@ -78,7 +79,8 @@ class ShardWriter:
         assert self._shard is not None
         self._shard.close()
         number = (self._next - 1) // self._size
-        record = Record(self._next - number * self._size, tuple(self._anchors), tuple(self._notes.items()))
+        anchors = tuple(frame.anchor for frame in self._last)
+        record = Record(self._next - number * self._size, anchors, tuple(self._notes.items()))
         self._store.commit(self._folder, number, record)
         self._open.close()
         self._shard = None

@@ -25,9 +25,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from serving.video.errors import InputError, writing
+from serving.video.planes import Colours
 from serving.video.reading import Anchor, Clip, Note
 
-SCHEMA = 1
+SCHEMA = 2
 JOURNAL = "journal.json"
 RECORD = "record.json"
 _ENDED = "ended.json"
@@ -164,6 +165,7 @@ class Store:
         except FileNotFoundError:
             return None
         told |= {key: Fraction(told[key]) for key in ("time_base", "rate", "aspect")}
+        told["colours"] = Colours(**told["colours"])
         return Clip(**told)
 
     def keep_clip(self, clip: Clip) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import av
 
 from serving.video.errors import FaultError, InputError
+from serving.video.planes import Colours
 from serving.video.reading import Anchor, Clip, Frame, Normaliser, Note, Selection
 from serving.video.sources import public
 
@@ -52,6 +53,7 @@ class StreamReader:
             aspect=stream.sample_aspect_ratio or Fraction(1),
             frames=0,
             sound=False,
+            colours=Colours.of(self._first),
         )
 
     def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
@@ -73,8 +75,7 @@ class StreamReader:
                 if self._selection.behind(at):
                     return
                 if self._selection.has(number, at):
-                    yield Frame(number, pts, at, normaliser.picture(decoded, notes), tuple(notes))
-                    notes.clear()
+                    yield normaliser.frame(decoded, number, pts, at, notes)
         finally:
             self.tail = tuple(notes)
             self._container.close()
