@@ -24,7 +24,7 @@ from training.datasets.mall import load as load_mall
 from training.datasets.source import DataError
 from training.distribution import DistributionError, is_chief, make_strategy
 from training.evaluation.report import read_run, write_report
-from training.experiments import EXPERIMENTS, experiment_named
+from training.experiments import EXPERIMENTS, OPTIONAL, experiment_named
 from training.experiments.base import FULL, ExperimentError
 from training.export.parity import ParityError
 from training.loops.trainer import DivergenceError
@@ -89,9 +89,12 @@ Only = Annotated[str, typer.Option(help='Restrict to these experiments, e.g. "pe
 @app.command("list")
 def list_experiments(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="With a line on each.")] = False,
+    optional: Annotated[
+        bool, typer.Option("--all", help="Also those that start from weights of others, trained when asked for.")
+    ] = False,
 ) -> None:
     """Print the names of the experiments, one a line."""
-    for experiment in EXPERIMENTS.values():
+    for experiment in [*EXPERIMENTS.values(), *(OPTIONAL.values() if optional else ())]:
         typer.echo(f"{experiment.name:28}{experiment.summary}" if verbose else experiment.name)
 
 
@@ -120,13 +123,21 @@ def train_all(
 ) -> None:
     """Train every experiment that has the preset.
 
-    One failure does not stop the others; it is told at the end, with exit code 1.
+    One failure does not stop the others; it is told at the end, with exit code 1. An optional experiment whose weights
+    are not here is skipped, unless --only names it.
     """
     spread = make_strategy(strategy)
-    names = _names(only)
+    names, skipped = _names(only), list[str]()
     if not only:  # not every encoder has a program to be true to
         names = [name for name in names if preset in EXPERIMENTS[name].known_presets()] or names
-    _for_each(names, "train", lambda name: _train(name, preset, data, [], runs, spread, force))
+        for name, experiment in OPTIONAL.items():
+            if preset in experiment.known_presets():
+                (skipped if experiment.missing() else names).append(name)
+    try:
+        _for_each(names, "train", lambda name: _train(name, preset, data, [], runs, spread, force))
+    finally:
+        for name in skipped:
+            typer.echo(f"skipped: {name}: {OPTIONAL[name].missing()}")
 
 
 @app.command()
@@ -152,7 +163,11 @@ def export(
     ] = False,
 ) -> None:
     """Export trained experiments as model versions: SavedModel, ONNX and manifest, proven equal."""
-    wanted = names or _names(only) if names or only else [name for name in EXPERIMENTS if (runs / name).is_dir()]
+    wanted = (
+        names or _names(only)
+        if names or only
+        else [name for name in (*EXPERIMENTS, *OPTIONAL) if (runs / name).is_dir()]
+    )
     if not wanted:
         raise RunError(f"{runs} holds no trained experiment; expected at least one. Run: python -m training train-all")
 
@@ -205,10 +220,10 @@ def report(
 ) -> None:
     """Compare all trained experiments on one page: tables, plots, pictures."""
     trained, missing = [], []
-    for name, experiment in EXPERIMENTS.items():
+    for name, experiment in {**EXPERIMENTS, **OPTIONAL}.items():
         folder = runs / name
         if not (folder / CONFIG).exists() or not (folder / SCORES).exists():
-            missing.append(name)
+            missing += [name] if name in EXPERIMENTS else []
             continue
         preset_settings = experiment.with_preset(read_config(folder)["preset"]).settings()
         trained.append(read_run(name, experiment.family, experiment.summary, preset_settings, folder))

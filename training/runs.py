@@ -85,10 +85,13 @@ class Run:
         Raises:
             DistributionError: the strategy has several replicas and the training is not by automatic differentiation.
             RunError: the folder holds a run of another configuration and ``force`` is not set.
+            DataError: what the training starts from cannot be had.
             DivergenceError: the objective left the finite numbers.
         """
         strategy = strategy or tf.distribute.get_strategy()
         chief = is_chief(strategy)
+        if force or not self.complete:
+            self.experiment.prepare()
         if chief:
             if force and self.folder.exists():
                 shutil.rmtree(self.folder)

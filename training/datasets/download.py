@@ -43,14 +43,14 @@ class RemoteFile:
     Attributes:
         name: Path below the cache folder, also the file's name in messages.
         addresses: Its mirrors, the preferred one first.
-        checksum: "sha256:..." or "md5:..." of the file.
+        checksum: "sha256:..." or "md5:..." of the file. None where its publisher names none: `accept` decides alone.
         accept: Where other files with the same content are as good: raises DataError for one that is not. None
             insists on the checksum.
     """
 
     name: str
     addresses: tuple[str, ...]
-    checksum: str
+    checksum: str | None
     accept: Callable[[Path], None] | None = None
 
 
@@ -161,6 +161,11 @@ def fetch(file: RemoteFile, *, connect_seconds: float = CONNECT_SECONDS, read_se
 
 
 def _verify(path: Path, file: RemoteFile) -> None:
+    if file.checksum is None:
+        if file.accept is None:
+            raise ValueError(f"{file.name}: expected a checksum or a check of the content. Received: neither")
+        file.accept(path)
+        return
     algorithm, _, expected = file.checksum.partition(":")
     got = pooch.file_hash(str(path), alg=algorithm)
     if got == expected:

@@ -29,26 +29,29 @@ class DataUnavailable(DataError):  # noqa: N818 - a state of the world, and `Dat
     """Data found neither under SPARSEWALK_DATA nor in the cache nor on any mirror; the message lists what was tried."""
 
 
-def find(relative: str) -> Path | None:
+def find(relative: str, *, expected: bool = True) -> Path | None:
     """Find a file of the real data under the folder that SPARSEWALK_DATA names.
 
     Args:
         relative: Path below that folder, for example "mnist/train-images-idx3-ubyte.gz".
+        expected: Whether a folder or file that is missing is worth a warning.
 
     Returns:
-        The file, or None when the variable is unset or empty, or folder or file are missing (which is logged loudly:
-        whoever sets the variable expects it to be used).
+        The file, or None when the variable is unset or empty, or folder or file are missing (which is logged loudly
+        where the file is expected: whoever sets the variable expects it to be used).
     """
     value = os.environ.get(DATA_VARIABLE, "")
     if not value:
         return None
     folder = Path(value).expanduser()
     if not folder.is_dir():
-        logger.warning("%s names no folder. Received: %s", DATA_VARIABLE, value)
+        if expected:
+            logger.warning("%s names no folder. Received: %s", DATA_VARIABLE, value)
         return None
     path = folder / relative
     if not path.is_file():
-        logger.warning("%s has no file %s. Received: %s", DATA_VARIABLE, relative, value)
+        if expected:
+            logger.warning("%s has no file %s. Received: %s", DATA_VARIABLE, relative, value)
         return None
     return path
 

@@ -8,11 +8,14 @@ Penn-Fudan is worth more than a mask at full resolution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 from keras import layers
+
+NORM_MOMENTUM = 0.9
+"""Of the running statistics of batch normalisation, for trainings of some hundred steps."""
 
 
 @keras.saving.register_keras_serializable("sparsewalk")
@@ -44,46 +47,66 @@ def unet(
         A model from ``image`` uint8 [N, H, W, 3] (RGB; H and W multiples of ``2 ** (1 + len(widths))``) to logits float
         [N, H, W, 1]. The scaling to -1..1 is part of the model.
     """
-    # one seed for each kernel: the same seed everywhere would start layers of equal shape with equal weights
-    seeds = iter(range(seed * 1000, seed * 1000 + 1000))
-
-    def conv(x: tf.Tensor, width: int, name: str, strides: int = 1) -> tf.Tensor:
-        kernel = keras.initializers.HeNormal(seed=next(seeds))
-        x = layers.Conv2D(
-            width, 3, strides, padding="same", use_bias=False, kernel_initializer=kernel, name=f"{name}_conv"
-        )(x)
-        x = layers.BatchNormalization(momentum=0.9, name=f"{name}_norm")(x)
-        return layers.ReLU(name=f"{name}_relu")(x)
-
-    def block(x: tf.Tensor, width: int, name: str) -> tf.Tensor:
-        return conv(conv(x, width, f"{name}_1"), width, f"{name}_2")
-
+    seeds = kernel_seeds(seed)
     image = keras.Input((None, None, 3), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(image)
-    x = conv(x, stem, "stem", strides=2)
+    x = _conv(x, stem, "stem", seeds, strides=2)
     skips = []
     for level, width in enumerate(widths, start=1):
-        x = block(x, width, f"down{level}")
+        x = _block(x, width, f"down{level}", seeds)
         skips.append(x)
         x = layers.MaxPooling2D(name=f"pool{level}")(x)
-    x = block(x, bottleneck, "bottleneck")
+    x = _block(x, bottleneck, "bottleneck", seeds)
+    return keras.Model(image, way_up(x, skips, widths, seeds), name="unet")
+
+
+def way_up(x: tf.Tensor, skips: Sequence[tf.Tensor], widths: Sequence[int], seeds: Iterator[int]) -> tf.Tensor:
+    """The decoder: from the lowest resolution to logits at the picture's size.
+
+    Args:
+        x: float [N, h, w, C] at the lowest resolution.
+        skips: what the encoder had at each level, the highest resolution, half of the picture's, first.
+        widths: channels of each level, in the same order.
+        seeds: of the kernels to come.
+
+    Returns:
+        Logits float [N, H, W, 1].
+    """
     for level in range(len(widths), 0, -1):
         x = Upsample2x(name=f"up{level}_resize")(x)
         x = layers.Concatenate(name=f"up{level}_skip")([x, skips[level - 1]])
-        x = block(x, widths[level - 1], f"up{level}")
+        x = _block(x, widths[level - 1], f"up{level}", seeds)
     kernel = keras.initializers.GlorotUniform(seed=next(seeds))
     logits = layers.Conv2D(1, 1, kernel_initializer=kernel, name="half_logits")(x)
-    return keras.Model(image, Upsample2x(name="logits")(logits), name="unet")
+    return Upsample2x(name="logits")(logits)
+
+
+def kernel_seeds(seed: int) -> Iterator[int]:
+    """One seed for each kernel: the same seed everywhere would start layers of equal shape with equal weights."""
+    return iter(range(seed * 1000, seed * 1000 + 1000))
+
+
+def _conv(x: tf.Tensor, width: int, name: str, seeds: Iterator[int], strides: int = 1) -> tf.Tensor:
+    kernel = keras.initializers.HeNormal(seed=next(seeds))
+    x = layers.Conv2D(
+        width, 3, strides, padding="same", use_bias=False, kernel_initializer=kernel, name=f"{name}_conv"
+    )(x)
+    x = layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm")(x)
+    return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def _block(x: tf.Tensor, width: int, name: str, seeds: Iterator[int]) -> tf.Tensor:
+    return _conv(_conv(x, width, f"{name}_1", seeds), width, f"{name}_2", seeds)
 
 
 def with_quarter_head(model: keras.Model, *, seed: int = 0) -> keras.Model:
-    """The same U-Net, its layers shared, with a second output for training: logits at a quarter of the resolution.
+    """The same net, its layers shared, with a second output for training: logits at a quarter of the resolution.
 
     Deep supervision as in Lee et al., "Deeply-Supervised Nets", arXiv 1409.5185: the levels below learn what a person
     is without the last one in between. The head is no part of ``model``, and so of nothing that is exported.
 
     Args:
-        model: from :func:`unet`, with at least two levels.
+        model: whose logits are from :func:`way_up`, with at least two levels.
         seed: of the head's weights.
 
     Returns:

@@ -9,6 +9,7 @@ from training.experiments.base import Experiment, ExperimentError
 from training.experiments.denoising import DENOISING
 from training.experiments.pedestrian import PEDESTRIAN
 from training.experiments.pedestrian_autoencoders import PEDESTRIAN_AUTOENCODERS
+from training.experiments.pedestrian_mobilenet import PEDESTRIAN_MOBILENET
 from training.experiments.sparse_autoencoders import SPARSE_AUTOENCODERS
 from training.experiments.sparse_coding import SPARSE_CODING
 from training.experiments.sparse_filtering import SPARSE_FILTERING
@@ -28,6 +29,10 @@ EXPERIMENTS: dict[str, Experiment[Any]] = {
     )
 }
 
+OPTIONAL: dict[str, Experiment[Any]] = {experiment.name: experiment for experiment in PEDESTRIAN_MOBILENET}
+"""Those that start from what others have trained. They are trained when asked for by name, and with all the others
+where nothing has to be downloaded for it: nobody gets weights from elsewhere unasked."""
+
 
 def experiment_named(name: str) -> Experiment[Any]:
     """The experiment of that name.
@@ -35,7 +40,8 @@ def experiment_named(name: str) -> Experiment[Any]:
     Raises:
         ExperimentError: there is none; the message lists those there are.
     """
+    known = {**EXPERIMENTS, **OPTIONAL}
     try:
-        return EXPERIMENTS[name]
+        return known[name]
     except KeyError:
-        raise ExperimentError(f"expected one of the experiments {', '.join(EXPERIMENTS)}. Received: {name!r}") from None
+        raise ExperimentError(f"expected one of the experiments {', '.join(known)}. Received: {name!r}") from None

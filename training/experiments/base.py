@@ -130,6 +130,18 @@ class Experiment(abc.ABC, Generic[DataT]):
     def build(self) -> keras.Model:
         """A fresh model."""
 
+    def missing(self) -> str:
+        """What a training needs beside its data and has not got on this machine, and how to get it; "" for nothing."""
+        return ""
+
+    def prepare(self) -> None:
+        """Brings here what a training needs beside its data; called before a run folder is touched.
+
+        Raises:
+            DataError: it cannot be had, or is at fault.
+        """
+        return
+
     @abc.abstractmethod
     def program(self, model: keras.Model, data: DataT) -> Program:
         """How ``model`` is trained."""

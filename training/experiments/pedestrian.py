@@ -26,7 +26,7 @@ from training.evaluation import figures
 from training.evaluation.segmentation import control_predictions, score_masks
 from training.experiments.base import Experiment, ExperimentError
 from training.export.servable import Family, Resizing, Servable, Tensor
-from training.loops.fit import Autodiff
+from training.loops.fit import Autodiff, Objective
 from training.loops.precision import Precision, computing_in
 from training.loops.trainer import Program
 from training.losses.segmentation import binary_crossentropy, soft_dice
@@ -142,8 +142,8 @@ class PedestrianExperiment(Experiment[PedestrianData]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PedestrianUNet(PedestrianExperiment):
-    """The U-Net of :mod:`training.encoders.unet`, trained on augmented crops.
+class AugmentedPedestrian(PedestrianExperiment):
+    """A fully convolutional network that ends as :func:`training.encoders.unet.way_up`, trained on augmented crops.
 
     Attributes:
         train_height: pixels of a training crop.
@@ -151,9 +151,7 @@ class PedestrianUNet(PedestrianExperiment):
         zoom: smallest and largest zoom of a crop, relative to the picture letterboxed into the crop's size. The upper
             end covers the larger size at which the model is asked.
         paste: probability of each of up to two persons from other pictures to be put into a training crop.
-        stem: channels of the strided first convolution.
         widths: channels of each level.
-        bottleneck: channels at the lowest resolution.
         dice_weight: weight of the soft Dice loss beside the cross-entropy.
         auxiliary_weight: weight of the same loss at a quarter of the resolution, of a head that is not exported; 0 for
             none.
@@ -165,28 +163,28 @@ class PedestrianUNet(PedestrianExperiment):
     train_width: int = 192
     zoom: tuple[float, ...] = (0.45, 1.35)
     paste: float = 0.5
-    stem: int = 16
-    widths: tuple[int, ...] = (16, 40, 64, 96)
-    bottleneck: int = 112
+    widths: tuple[int, ...]
     dice_weight: float = 1.0
     auxiliary_weight: float = 0.4
     precision: Precision = "mixed_bfloat16"
     weight_decay: float = 1e-4
 
-    def build(self) -> keras.Model:
-        """A fresh model."""
-        return unet(self.stem, self.widths, self.bottleneck, seed=self.seed)
+    def with_head(self, model: keras.Model) -> keras.Model:
+        """What is trained: ``model``, with the head at a quarter of the resolution where that has a weight."""
+        return with_quarter_head(model, seed=self.seed) if self.auxiliary_weight else model
 
-    def program(self, model: keras.Model, data: PedestrianData) -> Program:
-        """AdamW with cosine decay on cross-entropy and soft Dice."""
-        steps = self.epochs * -(-len(data.train) // self.batch_size)
+    def optimizer(self, learning_rate: float, epochs: int, data: PedestrianData) -> keras.optimizers.Optimizer:
+        """AdamW with a twentieth of ``epochs`` of warming up, and cosine decay."""
+        steps = epochs * -(-len(data.train) // self.batch_size)
         schedule = keras.optimizers.schedules.CosineDecay(
-            self.learning_rate / 20, steps, warmup_target=self.learning_rate, warmup_steps=steps // 20
+            learning_rate / 20, steps, warmup_target=learning_rate, warmup_steps=steps // 20
         )
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return optimizer
 
-        trained = with_quarter_head(model, seed=self.seed) if self.auxiliary_weight else model
+    def objective(self, trained: keras.Model) -> Objective:
+        """Cross-entropy and soft Dice of a batch of pictures uint8 [B, H, W, 3] and masks float [B, H, W, 1]."""
 
         def objective(batch: tuple[tf.Tensor, tf.Tensor]) -> Mapping[str, tf.Tensor]:
             picture, mask = batch
@@ -203,20 +201,45 @@ class PedestrianUNet(PedestrianExperiment):
                 loss += self.auxiliary_weight * auxiliary
             return {"loss": loss, **scalars}
 
-        def batches(epoch: int) -> tf.data.Dataset:
-            return training_pipeline(
-                data.train,
-                height=self.train_height,
-                width=self.train_width,
-                batch_size=self.batch_size,
-                seed=self.seed,
-                epoch=epoch,
-                augment=True,
-                zoom=(self.zoom[0], self.zoom[1]),
-                paste=self.paste,
-            )
+        return objective
 
-        return Autodiff(trained, objective, optimizer, batches)
+    def batches(self, data: PedestrianData, epoch: int) -> tf.data.Dataset:
+        """Augmented crops and their masks, drawn from (seed, epoch)."""
+        return training_pipeline(
+            data.train,
+            height=self.train_height,
+            width=self.train_width,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            augment=True,
+            zoom=(self.zoom[0], self.zoom[1]),
+            paste=self.paste,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PedestrianUNet(AugmentedPedestrian):
+    """The U-Net of :mod:`training.encoders.unet`.
+
+    Attributes:
+        stem: channels of the strided first convolution.
+        bottleneck: channels at the lowest resolution.
+    """
+
+    stem: int = 16
+    widths: tuple[int, ...] = (16, 40, 64, 96)
+    bottleneck: int = 112
+
+    def build(self) -> keras.Model:
+        """A fresh model."""
+        return unet(self.stem, self.widths, self.bottleneck, seed=self.seed)
+
+    def program(self, model: keras.Model, data: PedestrianData) -> Program:
+        """Everything from the first step on, at one rate with its schedule."""
+        trained = self.with_head(model)
+        optimizer = self.optimizer(self.learning_rate, self.epochs, data)
+        return Autodiff(trained, self.objective(trained), optimizer, lambda epoch: self.batches(data, epoch))
 
 
 # In minutes: fewer epochs, and none of what makes the pictures harder and pays only later.

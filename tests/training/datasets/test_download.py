@@ -237,3 +237,22 @@ def test_the_cache_is_the_user_s_unless_named(monkeypatch: pytest.MonkeyPatch, t
     assert download.cache_folder() == tmp_path
     monkeypatch.delenv("SPARSEWALK_CACHE")
     assert download.cache_folder().name == "sparsewalk"
+
+
+def test_without_a_checksum_the_content_decides(cache: Path, mirror: Mirror) -> None:
+    def accept(path: Path) -> None:
+        if path.read_bytes() != CONTENT:
+            raise DataError(f"{path} is not whole")
+
+    file = RemoteFile("sub/file.bin", (mirror.address,), None, accept)
+    (cache / "sub").mkdir()
+    (cache / "sub/file.bin").write_bytes(b"rotten")
+    assert fetch(file).read_bytes() == CONTENT
+    mirror.content = CONTENT[:-1]
+    (cache / "sub/file.bin").unlink()
+    with pytest.raises(DataUnavailable, match=r"is not whole \(file removed\)"):
+        fetch(file)
+    assert not (cache / "sub/file.bin").exists()
+    mirror.content = CONTENT
+    with pytest.raises(ValueError, match="a checksum or a check of the content"):
+        fetch(RemoteFile("sub/file.bin", (mirror.address,), None))

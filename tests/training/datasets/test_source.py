@@ -62,6 +62,8 @@ def test_find_says_that_the_file_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SPARSEWALK_DATA", str(tmp_path))
+    assert find("PennFudanPed.zip", expected=False) is None
+    assert not caplog.records
     assert find("PennFudanPed.zip") is None
     assert "has no file PennFudanPed.zip" in caplog.text
 

@@ -84,6 +84,7 @@ def test_the_page_asks_for_nothing_outside_itself(page: Path) -> None:
 def test_it_says_what_is_missing_what_is_embedded_and_how_to_make_it_again(page: Path) -> None:
     text = page.read_text()
     assert "4 trained; without a complete run: pedestrian_plain, " in text
+    assert "pedestrian_mobilenet" not in text  # optional: not trained is not missing
     assert re.search(r'role="alert"><b>Not the real data.</b> mnist_kl was', text)
     assert "python -m training train mnist_top_k --preset quick --set k=30" in text
     assert "python -m training train mnist_kl --preset quick --data embedded<" in text
