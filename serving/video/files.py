@@ -61,24 +61,33 @@ class VideoReader:
 
     def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
         """See ``Reader``. Going on seeks to the key frame before, and checks that it came to the same frame."""
-        if after is not None:
-            try:
-                yield from self._read(after, seek=True)
-            except _LostAnchorError:
-                yield from self._read(after, seek=False)
-        else:
-            yield from self._read(None, seek=False)
+        if after is None:
+            yield from self._read(-1, None)
+            return
+        last = after.number
+        try:
+            for frame in self._read(last, after):
+                if any(note.loses for note in frame.notes):
+                    # Decoders mend what is damaged from frames before, and those lie before the place sought, too.
+                    raise _LostAnchorError
+                last = frame.number
+                yield frame
+        except _LostAnchorError:
+            yield from self._read(last, None)
 
-    def _read(self, after: Anchor | None, *, seek: bool) -> Iterator[Frame]:
+    def _read(self, last: int, awaited: Anchor | None) -> Iterator[Frame]:
+        """The selected frames behind number ``last``, from the start or, after seeking to it, from ``awaited``."""
         notes: list[Note] = []
         normaliser = Normaliser(self._selection, self.clip)
         with self._open() as container:
             stream = container.streams.video[0]
             clock = _Clock(self.clip, container.start_time)
             numbers = -1
-            awaited = after if seek else None
             if awaited is not None:
-                container.seek(awaited.pts, stream=stream, backward=True, any_frame=False)
+                try:
+                    container.seek(awaited.pts, stream=stream, backward=True, any_frame=False)
+                except av.FFmpegError as error:  # a damaged index
+                    raise _LostAnchorError from error
             for decoded in _decoded(container, stream, notes):
                 if awaited is not None:
                     if decoded.pts is None or decoded.pts > awaited.pts:
@@ -96,7 +105,7 @@ class VideoReader:
                 if self._selection.behind(time):
                     self.tail = ()
                     return
-                if after is not None and numbers <= after.number:
+                if numbers <= last:
                     notes.clear()
                 elif self._selection.has(numbers, time):
                     yield normaliser.frame(decoded, numbers, pts, time, notes)
@@ -117,7 +126,9 @@ class VideoReader:
             container.close()
             what = "no video, but a text or a picture" if name in _NO_VIDEOS else "there is no video stream in it"
             raise InputError(f"{self._path}: {what} ({name})")
-        container.streams.video[0].thread_type = "AUTO"
+        # With more threads, what a decoder makes of damaged parts differs from time to time, and a resumed run would
+        # not be what an unbroken one is. There is work enough for the other cores.
+        container.streams.video[0].codec_context.thread_count = 1
         return container
 
     def _shortfall(self, clock: "_Clock") -> list[Note]:

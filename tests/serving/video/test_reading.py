@@ -1,8 +1,10 @@
+import random
 import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -18,6 +20,29 @@ ALL = Selection(0.0, None, 1, "none", 25.0, 10**7, {}, 5.0, 5.0)
 def read(path: Path, after: Anchor | None = None, **changes: Any) -> list[Frame]:
     kind = Kind.FOLDER if path.is_dir() else Kind.VIDEO
     return list(open_reader(Source(kind, str(path), "x"), replace(ALL, **changes)).frames(after))
+
+
+def write_noise(path: Path, frames: int, codec: str) -> Path:
+    """A video of moving noise, of which every byte counts: two key frames a hundred."""
+    noise = np.random.default_rng(0).integers(0, 256, (160, 320, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = 128, 192, "yuv420p"
+        stream.codec_context.gop_size = 50
+        for number in range(frames):
+            picture = np.ascontiguousarray(noise[number // 3 : number // 3 + 128, number : number + 192])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def damage(path: Path, seed: int) -> None:
+    """Changes bytes here and there, but neither at the head nor at the end, where containers keep their tables."""
+    chance = random.Random(seed)
+    data = bytearray(path.read_bytes())
+    for _ in range(12):
+        data[chance.randrange(len(data) // 10, 9 * len(data) // 10)] ^= chance.randrange(1, 256)
+    path.write_bytes(data)
 
 
 def numbers(frames: list[Frame]) -> list[int]:
@@ -58,6 +83,23 @@ class TestVideos:
         whole = read(video)
         rest = read(video, replace(whole[20].anchor, pts=whole[20].pts + 1))
         assert numbers(rest) == list(range(21, 40))
+
+    @pytest.mark.parametrize(("codec", "name"), [("libx264", "v.mp4"), ("libx264", "v.ts"), ("mpeg4", "v.avi")])
+    def test_damaged_parts_come_out_alike_every_time(self, tmp_path: Path, codec: str, name: str) -> None:
+        """However often it is read, from the start or after any frame: decoders mend damage from what they know."""
+        damaged = 0
+        for seed in range(4):
+            path = write_noise(tmp_path / f"{seed}-{name}", 90, codec)
+            damage(path, seed)
+            whole = read(path)
+            damaged += sum(any(note.loses for note in frame.notes) for frame in whole)
+            anchors = [(frame.anchor, frame.notes) for frame in whole]
+            for _ in range(2):
+                assert [(frame.anchor, frame.notes) for frame in read(path)] == anchors
+            for last in range(3, len(whole) - 1, 12):
+                rest = read(path, whole[last].anchor)
+                assert [(frame.anchor, frame.notes) for frame in rest] == anchors[last + 1 :]
+        assert damaged
 
     def test_a_turned_video_comes_upright(self, video: Path, tmp_path: Path) -> None:
         path = tmp_path / "turned.mp4"
