@@ -1,12 +1,15 @@
 """How fast the batch video job is beside its two limits, and whether its memory grows.
 
-    python -m tests.benchmarks.video throughput street.mp4 --models models
+    python -m tests.benchmarks.video throughput street.mp4 --models models [--outputs parquet] [--tile auto]
     python -m tests.benchmarks.video memory street.mp4 --models models --minutes 60
 
-``throughput`` measures decoding alone, inference alone and the whole job in turns, in one process
-and on the same frames, several rounds, and compares the medians. ``memory`` loops a video until it lasts so many
-minutes (by copying its packets, so nothing is encoded anew), runs the job on it as a process of its own, and watches
-that process's resident memory.
+``throughput`` measures decoding alone, inference alone and the whole job in turns, in one process and on the same
+frames, several rounds, and compares the medians. Inference alone runs the model on everything that the job asks it
+(with tiles: all of them), prepared beforehand, as many runs at once as the job has and in batches of the size that
+proves fastest. CPU seconds are told beside those of the clock: where both limits keep all cores busy their ratio is
+what the other work on the machine leaves alone. ``memory`` loops a video until it lasts so many minutes (by copying its
+packets, so nothing is encoded anew), runs the job on it as a process of its own, and watches that process's resident
+memory.
 """
 
 import json
@@ -38,6 +41,8 @@ from serving.video.sources import find
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Models = Annotated[Path, typer.Option(help="Folder with the models.")]
 ModelName = Annotated[str, typer.Option("--model", help="Name of the model.")]
+# Of inference alone.
+_BATCHES = (1, 4, 8)
 Video = Annotated[Path, typer.Argument(help="A video.", exists=True)]
 
 
@@ -49,6 +54,7 @@ def throughput(
     frames: Annotated[int, typer.Option(help="Frames of one measurement.")] = 200,
     rounds: Annotated[int, typer.Option(help="Rounds.")] = 5,
     outputs: Annotated[str, typer.Option(help="Of the job.")] = "overlay,parquet",
+    tile: Annotated[str, typer.Option(help="Tiles of the job: off, auto or their side.")] = "off",
 ) -> None:
     """Frames a second of decoding, of inference, and of the job, which should reach 0.85 of the slower of the two."""
     imaging.limit_threads()
@@ -59,23 +65,30 @@ def throughput(
             outputs=outputs.split(","),
             model=model,
             model_repository=models,
+            tile=tile,
             end=frames / float(open_reader(find([str(video)])[0], select(_any(video, scratch))).clip.rate),
             overwrite=True,
         )
         (source,) = find(settings.inputs)
         loaded = launch.open_model(settings)
         pictures = [frame.picture for frame in open_reader(source, select(settings)).frames()]
-        rows = [loaded.rows(picture)[0][0] for picture in pictures]
+        rows = [row for picture in pictures for row, _ in loaded.rows(picture)]
         engine = LocalEngine(loaded, settings.batch_size)
         meter = Meter()
 
         def decode() -> int:
             return sum(1 for _ in open_reader(source, select(settings)).frames())
 
-        def infer() -> int:
-            batches = [rows[first : first + settings.batch_size] for first in range(0, len(rows), settings.batch_size)]
+        def infer_by(size: int) -> int:
+            batches = [rows[first : first + size] for first in range(0, len(rows), size)]
             with ThreadPoolExecutor(loaded.parallel) as pool:
-                return sum(map(len, pool.map(loaded.run, batches)))
+                assert sum(map(len, pool.map(loaded.run, batches))) == len(rows)
+            return len(pictures)
+
+        size = min(_BATCHES, key=lambda tried: _seconds(lambda: infer_by(tried)))
+
+        def infer() -> int:
+            return infer_by(size)
 
         def work() -> int:
             before = meter.frames
@@ -84,19 +97,31 @@ def throughput(
 
         measures: dict[str, Callable[[], int]] = {"decoding alone": decode, "inference alone": infer, "job": work}
         rates: dict[str, list[float]] = {name: [] for name in measures}
+        costs: dict[str, list[float]] = {name: [] for name in measures}
         for _ in range(rounds):
             for name, measure in measures.items():
-                started = time.perf_counter()
+                started, worked = time.perf_counter(), time.process_time()
                 count = measure()
                 rates[name].append(count / (time.perf_counter() - started))
+                costs[name].append(1000 * (time.process_time() - worked) / count)
         engine.close()
     ratios = [
         job / min(decoding, inference)
         for decoding, inference, job in zip(*(rates[name] for name in measures), strict=True)
     ]
+    typer.echo(f"{len(pictures)} frames, {len(rows)} runs of the model in batches of {size} when alone")
     for name, values in rates.items():
-        typer.echo(f"{name:16} {statistics.median(values):8.1f} frames/s  (rounds: {_list(values, 1)})")
+        typer.echo(
+            f"{name:16} {statistics.median(values):8.1f} frames/s  (rounds: {_list(values, 1)})"
+            f"  {statistics.median(costs[name]):6.2f} ms of CPU a frame  (rounds: {_list(costs[name], 2)})"
+        )
     typer.echo(f"{'job / slower':16} {statistics.median(ratios):8.2f}           (rounds: {_list(ratios, 2)})")
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def _any(video: Path, scratch: str) -> Settings:
