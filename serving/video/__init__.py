@@ -6,6 +6,7 @@
     tiles     large frames in overlapping parts, small pedestrians at a size the model knows
     smoothing flicker removed over time
     store     what is done, on disk: shards of frames, written aside and renamed, and what they were made with
+    planes    pictures as films keep them: drawn on and encoded without going through RGB
     outputs   films, pictures, tables, heat map and page, each written shard by shard and joined at the end
     shards    masks in order to committed shards
     job       one input from reader to joined outputs; several at once
