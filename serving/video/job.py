@@ -22,7 +22,7 @@ from serving.video.decisions import made_with, select
 from serving.video.engines import Engine, Pending
 from serving.video.errors import ExitCode, InputError, JobError, StoppedError, as_os_error, writing
 from serving.video.opening import open_reader
-from serving.video.outputs import OUTPUTS, Whole
+from serving.video.outputs import Whole, chosen
 from serving.video.progress import Display, Meter
 from serving.video.reading import Anchor, Clip, Frame, Note, Reader
 from serving.video.settings import Settings
@@ -240,8 +240,8 @@ def finish(source: Source, store: Store, clip: Clip, settings: Settings) -> Outc
         with store.whole() as folder:
             shards = [store.shard(number) for number in range(ending.shards)]
             whole = Whole(shards, folder, clip, readable, source.name, settings, told)
-            for name in settings.outputs:
-                OUTPUTS[name].join(whole)
+            for output in chosen(settings):
+                output.join(whole)
     except OSError as error:
         raise writing(error, error.filename or store.final) from error
     except av.FFmpegError as error:

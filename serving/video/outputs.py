@@ -94,10 +94,9 @@ class Shard:
         self._paint = _hide(settings, clip) if _hides(settings) else _overlay(settings, clip)
         try:
             self._rows = (folder / ROWS).open("w", encoding="utf-8")
-            for name in settings.outputs:
-                make = OUTPUTS[name].part
-                if make is not None:
-                    self._parts.append(make(folder, clip, settings))
+            for output in chosen(settings):
+                if output.part is not None:
+                    self._parts.append(output.part(folder, clip, settings))
         except (OSError, av.FFmpegError) as error:
             raise writing(as_os_error(error), folder) from error
 
@@ -290,3 +289,8 @@ OUTPUTS: dict[str, Output] = {
     "heatmap": Output(lambda folder, clip, settings: _HeatPart(folder / "heat.npz", clip, settings), _join_heat),
     "summary": Output(None, _join_summary),
 }
+
+
+def chosen(settings: Settings) -> list[Output]:
+    """The outputs that the settings name, each once; the page, which shows others, comes last."""
+    return [output for name, output in OUTPUTS.items() if name in settings.outputs]

@@ -103,6 +103,15 @@ class TestOutputs:
         assert lines == done.rows()
         np.testing.assert_allclose(np.load(folder / "heatmap.npy"), np.mean(masks, axis=0), atol=1e-6)
 
+    def test_the_order_in_which_they_are_named_does_not_matter(self, run: Run, video: Path, tmp_path: Path) -> None:
+        one = run(video, outputs="heatmap,overlay,summary", output=tmp_path / "one")
+        other = run(video, outputs="summary,overlay,heatmap,overlay", output=tmp_path / "other")
+        assert (one.code, other.code) == (ExitCode.DONE, ExitCode.DONE)
+        made = [digests(each.output / "walk") for each in (one, other)]
+        for files in made:
+            del files["journal.json"]  # tells what was asked for, word by word
+        assert made[0] == made[1]
+
     def test_films_show_the_mask_and_keep_the_times(self, run: Run, tmp_path: Path) -> None:
         pts = [0, 10, 12, 40, 55, 130]
         done = run(write_video(tmp_path / "walk.mkv", 6, pts=pts), outputs="overlay,privacy,mask,rle")

@@ -19,6 +19,7 @@ from serving.video.errors import ExitCode
 from serving.video.store import Store
 from tests.serving.video.conftest import Ended, Run, arguments, frames_of, write_pictures, write_video
 from tests.serving.video.test_job import ALL, digests
+from tests.serving.video.test_reading import damage, write_noise
 
 FRAMES = 100
 
@@ -69,6 +70,22 @@ def test_kill_and_resume_again_and_again(models: Path, run: Run, long_video: Pat
     assert done.code == ExitCode.DONE
     check_same(output, unbroken)
     assert not (output / ".work").exists()
+
+
+def test_a_damaged_video_goes_on_alike(models: Path, run: Run, tmp_path: Path) -> None:
+    """Decoders mend damage from frames that lie before the place where reading goes on."""
+    path = write_noise(tmp_path / "walk.mp4", 90, "libx264")
+    damage(path, 1)
+    wanted = run(path, outputs="overlay,privacy,rle", smooth=3, output=tmp_path / "unbroken")
+    assert wanted.code == ExitCode.PARTIAL
+    for shards in (1, 4, 7):
+        output = tmp_path / f"broken-{shards}"
+        process = start(models, tmp_path, path, outputs="overlay,privacy,rle", smooth=3, output=output)
+        wait_for_shards(output, "walk", shards, process)
+        process.kill()
+        process.communicate()
+        run(path, outputs="overlay,privacy,rle", smooth=3, output=output, resume=True)
+        assert digests(output / "walk") == digests(wanted.output / "walk")
 
 
 def test_finished_shards_are_not_done_again(models: Path, run: Run, long_video: Path, tmp_path: Path) -> None:
