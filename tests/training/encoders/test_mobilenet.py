@@ -24,6 +24,13 @@ def drawn() -> keras.Model:
     return mobilenet_unet(**SMALL, pretrained=False, seed=1)
 
 
+@pytest.fixture(scope="module")
+def loaded(published: Path) -> keras.Model:
+    model = mobilenet_unet(**SMALL, pretrained=True, seed=0)
+    load_encoder(model, read_weights(published, 0.35))
+    return model
+
+
 def test_it_is_small_enough() -> None:
     assert mobilenet_unet(pretrained=True).count_params() <= 1_000_000
 
@@ -39,30 +46,32 @@ def test_the_scaling_inside_is_keras_own(drawn: keras.Model) -> None:
     np.testing.assert_allclose(drawn.get_layer("scale")(every), expected, atol=2e-7)
 
 
-def test_the_seed_decides_its_weights_and_nothing_else_does(drawn: keras.Model) -> None:
+def test_the_seed_decides_its_weights_and_nothing_else_does(drawn: keras.Model, loaded: keras.Model) -> None:
     keras.utils.set_random_seed(77)
-    same, other = (mobilenet_unet(**SMALL, pretrained=False, seed=seed).get_weights() for seed in (1, 2))
+    same = mobilenet_unet(**SMALL, pretrained=False, seed=1).get_weights()
     assert all(np.array_equal(a, b) for a, b in zip(drawn.get_weights(), same, strict=True))
-    kernels = [index for index, weight in enumerate(same) if weight.ndim == 4]
-    assert not any(np.array_equal(same[index], other[index]) for index in kernels)
+    decoders = [model.get_layer("up4_1_conv").get_weights()[0] for model in (drawn, loaded)]
+    assert not np.array_equal(*decoders)
 
 
-def test_with_published_weights_the_encoder_is_mobilenet(published: Path, rng: np.random.Generator) -> None:
-    model = mobilenet_unet(**SMALL, pretrained=True)
-    load_encoder(model, read_weights(published, 0.35))
+def test_with_published_weights_the_encoder_is_mobilenet(
+    published: Path, loaded: keras.Model, rng: np.random.Generator
+) -> None:
     theirs = keras.applications.MobileNetV2(
-        input_shape=(64, 96, 3), alpha=0.35, include_top=False, weights=str(published)
+        input_shape=(32, 64, 3), alpha=0.35, include_top=False, weights=str(published)
     )
-    picture = rng.integers(0, 256, (2, 64, 96, 3), np.uint8)
+    picture = rng.integers(0, 256, (2, 32, 64, 3), np.uint8)
     scaled = keras.applications.mobilenet_v2.preprocess_input(picture.astype(np.float32))
     expected = keras.Model(theirs.input, theirs.get_layer(LOWEST).output)(scaled)
-    assert expected.shape == (2, 2, 3, 112)
-    np.testing.assert_allclose(encoder_of(model)(picture), expected, atol=1e-4)
+    assert expected.shape == (2, 1, 2, 112)
+    np.testing.assert_allclose(encoder_of(loaded)(picture), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_the_encoders_statistics_move_only_where_they_are_its_own(pretrained: bool, rng: np.random.Generator) -> None:
-    model = mobilenet_unet(**SMALL, pretrained=pretrained)
+def test_the_encoders_statistics_move_only_where_they_are_its_own(
+    pretrained: bool, drawn: keras.Model, loaded: keras.Model, rng: np.random.Generator
+) -> None:
+    model = keras.models.clone_model(loaded if pretrained else drawn)
     picture = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
     before = [weight.numpy() for weight in model.non_trainable_variables]
     model(picture, training=True)
@@ -83,8 +92,6 @@ def broken(path: Path, kind: str) -> tuple[Path, float]:
     copy.write_bytes(path.read_bytes())
     if kind == "cut":
         copy.write_bytes(path.read_bytes()[:100_000])
-    elif kind == "text":
-        copy.write_text("<html>")
     elif kind == "absent":
         copy.unlink()
     elif kind == "nan":
@@ -100,7 +107,6 @@ def broken(path: Path, kind: str) -> tuple[Path, float]:
     ("kind", "message"),
     [
         ("cut", r"MobileNetV2 with alpha=0\.35, without the classifier.* Received: .*truncated"),
-        ("text", r"Received: .*signature not found"),
         ("absent", r"Received: .*[Uu]nable to .*open file"),
         ("other layers", r"Received: .*10\d saved layers"),
         ("other width", r"alpha=0\.5, .*Received: .*shape"),
