@@ -9,6 +9,7 @@ from serving.backend import Acceleration, Runtime
 from serving.changes import Order
 from serving.metrics import Metrics
 from serving.model_settings import Limits, VersionPolicy
+from serving.placement import ANYWHERE, Placement
 from serving.repository import ModelRepository
 from serving.security import Certificates
 from serving.settings import Settings
@@ -29,6 +30,7 @@ def make_repository(
     conduct: Callable[[Order], None] | None = None,
     gather: Gather | None = None,
     tracer: Tracer | None = None,
+    placement: Placement = ANYWHERE,
 ) -> ModelRepository:
     """The repository, not loaded.
 
@@ -39,6 +41,7 @@ def make_repository(
         conduct: see ``Shelf``.
         gather: see ``Shelf``.
         tracer: see ``ModelRepository``.
+        placement: which cores runs may use.
 
     Raises:
         ProviderError: the provider asked for cannot be used.
@@ -55,6 +58,7 @@ def make_repository(
                 settings.gpu_memory_bytes,
                 settings.engine_cache,
             ),
+            placement,
         ),
         Limits(
             settings.max_batch_size,

@@ -19,6 +19,7 @@ from serving.errors import DeadlineError, InvalidInputError, quote
 from serving.imaging import MaskFormat
 from serving.intake import Array, Intake, Source, as_rows, describe, is_picture
 from serving.manifest import Manifest
+from serving.placement import ANYWHERE, Placement
 from serving.servable import Servable
 from serving.shelf import Shelf, Version
 from serving.ticket import count_rows
@@ -70,12 +71,16 @@ class Engine:
         max_pixels: most pixels of a picture, or of all pictures of one batch of raw tensors.
         picture_slots: most pictures that are decoded, resized or turned into masks at once. More than there are cores
             only costs memory.
+        placement: which cores pictures are worked on.
     """
 
-    def __init__(self, repository: Shelf, *, max_pixels: int, picture_slots: int) -> None:
+    def __init__(
+        self, repository: Shelf, *, max_pixels: int, picture_slots: int, placement: Placement = ANYWHERE
+    ) -> None:
         self._repository = repository
         self._intake = Intake(max_pixels)
         self._slots = threading.BoundedSemaphore(picture_slots)
+        self._placement = placement
 
     def models(self) -> list[Servable]:
         """Every model version that is served."""
@@ -286,7 +291,8 @@ class Engine:
             raise DeadlineError("the deadline passed before the picture was decoded")
         try:
             call.check()
-            yield
+            with self._placement.everywhere():
+                yield
         finally:
             self._slots.release()
 

@@ -25,6 +25,7 @@ from serving import assembly, backend, imaging, signals
 from serving.engine import Engine
 from serving.errors import PortError, UnavailableError
 from serving.metrics import Metrics
+from serving.placement import Placement
 from serving.repository import Held
 from serving.security import Tokens
 from serving.servicers import native, open_inference, tensorflow_serving, transport
@@ -100,6 +101,7 @@ class Server:
         self.grpc_port = settings.grpc_port
         self.metrics_port = settings.metrics_port
         self._certificates = assembly.read_certificates(settings)
+        self._placement = Placement(settings.request_core)
         self._tracer = assembly.make_tracer(settings)
         imaging.limit_threads()
         self.metrics = assembly.make_metrics()
@@ -109,13 +111,13 @@ class Server:
         self._repository: Repository
         if member is None:
             shelf = self._repository = assembly.make_repository(
-                settings, self.metrics, on_change=self._on_change, tracer=self._tracer
+                settings, self.metrics, on_change=self._on_change, tracer=self._tracer, placement=self._placement
             )
         else:
             shelf, self._repository = member.repository(self.metrics, self._on_change, self._tracer)
         # Several processes share the cores.
         slots = max(2, backend.usable_cores() // settings.workers)
-        self.engine = Engine(shelf, max_pixels=settings.max_pixels, picture_slots=slots)
+        self.engine = Engine(shelf, max_pixels=settings.max_pixels, picture_slots=slots, placement=self._placement)
         level = (
             None if settings.request_log_level == "off" else logging.getLevelName(settings.request_log_level.upper())
         )
@@ -126,7 +128,8 @@ class Server:
             lambda: [(status.name, status.version, status.state.value) for status in shelf.statuses()],
             [state.value for state in State],
         )
-        self._grpc = self._build_grpc()
+        with self._placement.home():
+            self._grpc = self._build_grpc()
         self._http: HTTPServer | None = None
         self._stopping = threading.Event()
 
@@ -243,8 +246,10 @@ class Server:
             self._set_health("", *_SERVICES, serving=self.engine.repository.ready)
 
     def _listen(self) -> None:
-        self._bind()
-        self._grpc.start()
+        # The threads of gRPC start from here, and all that answer requests from those.
+        with self._placement.home():
+            self._bind()
+            self._grpc.start()
 
     def _bind(self) -> None:
         host = self._settings.host

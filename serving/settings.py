@@ -102,6 +102,12 @@ class Settings(BaseSettings):
     threads: NonNegativeInt = Field(
         0, description="threads of one inference on the CPU; 0 takes what the container's quota allows"
     )
+    request_core: NonNegativeInt | None = Field(
+        None,
+        description="core, from 0, on which the threads that speak gRPC stay, while models and pictures use all; each"
+        " worker takes the next one. Small encoders then answer up to half as many requests again, unless others keep"
+        " that core busy; none: threads go where the system puts them",
+    )
     max_message_bytes: PositiveInt = Field(
         64 * 2**20, description="largest gRPC message taken or sent; a larger one is answered RESOURCE_EXHAUSTED"
     )

@@ -30,6 +30,7 @@ from serving.backend.providers import (
 )
 from serving.errors import ModelError, ProviderError
 from serving.manifest import Manifest, TensorSpec
+from serving.placement import ANYWHERE, Placement
 
 FILE_NAME = "model.onnx"
 ENCODING = "encoding"
@@ -52,21 +53,30 @@ class Runtime:
         threads: of one run on the CPU, at least 1.
         required: whether it is an error when the provider turns out not to work.
         acceleration: how a GPU is used.
+        placement: which cores runs may use, whichever thread asks for them.
     """
 
     provider: str
     threads: int
     required: bool
     acceleration: Acceleration = PLAIN
+    placement: Placement = ANYWHERE
 
     @classmethod
-    def choose(cls, choice: ProviderChoice, threads: int, acceleration: Acceleration = PLAIN) -> "Runtime":
+    def choose(
+        cls,
+        choice: ProviderChoice,
+        threads: int,
+        acceleration: Acceleration = PLAIN,
+        placement: Placement = ANYWHERE,
+    ) -> "Runtime":
         """Looks at the machine once.
 
         Args:
             choice: ``auto`` takes CUDA where there is a GPU.
             threads: 0 = as many as the quota and the affinity allow.
             acceleration: how a GPU is used, if one is.
+            placement: which cores runs may use.
 
         Raises:
             ProviderError: CUDA or TensorRT is asked for and cannot be there.
@@ -75,13 +85,13 @@ class Runtime:
         ort.set_default_logger_severity(_SEVERITY_FATAL)
         threads = threads or usable_cores()
         if choice == "cpu":
-            return cls(CPU, threads, required=True)
+            return cls(CPU, threads, required=True, placement=placement)
         provider = TENSORRT if choice == "tensorrt" else CUDA
         built, devices = provider in ort.get_available_providers(), count_gpus()
         if built and devices > acceleration.device_id:
             with _prints_logged():
                 ort.preload_dlls(msvc=False)
-            return cls(provider, threads, choice != "auto", acceleration)
+            return cls(provider, threads, choice != "auto", acceleration, placement)
         if not built:
             why = f"this build of ONNX Runtime has no {provider} (onnxruntime-gpu has)"
         else:
@@ -89,7 +99,7 @@ class Runtime:
         if choice != "auto":
             raise ProviderError(f"provider {choice} was asked for, but {why}")
         _log.info("provider auto: %s on %d threads, since %s", CPU, threads, why)
-        return cls(CPU, threads, required=True)
+        return cls(CPU, threads, required=True, placement=placement)
 
 
 class OnnxBackend:
@@ -136,6 +146,7 @@ class OnnxBackend:
         # The bytes that were hashed are the bytes that run, whatever happens to the file meanwhile.
         self._manifest = manifest
         self._max_batch_size = max_batch_size
+        self._placement = runtime.placement
         self._session = self._open(path, model, runtime, manifest.inputs)
         self._encoder: Any = None
         self._decoder: Any = None
@@ -185,7 +196,8 @@ class OnnxBackend:
             if key in self._bound:
                 bound = self._bound[key] or self._bind(key, session, inputs)
                 return bound.run(inputs, outputs)
-        results: list[Array] = session.run(outputs, inputs, self._options)
+        with self._placement.everywhere():
+            results: list[Array] = session.run(outputs, inputs, self._options)
         return results
 
     def _fix_shapes(self, batch_sizes: tuple[int, ...]) -> None:
@@ -237,7 +249,8 @@ def _open_session(path: Path, model: bytes, runtime: Runtime, inputs: Mapping[st
     options.enable_mem_pattern = False
     options.log_severity_level = _SEVERITY_FATAL if runtime.provider == CPU else _SEVERITY_ERROR
     try:
-        with _prints_logged():
+        # The session starts threads of its own.
+        with _prints_logged(), runtime.placement.everywhere():
             session = ort.InferenceSession(
                 model, options, providers=provider_list(runtime.provider, runtime.acceleration, inputs)
             )

@@ -25,6 +25,7 @@ from typing import Any
 from serving import assembly, backend, metrics, signals
 from serving.changes import Changes, LoadModel, Order, Refresh
 from serving.errors import PortError, ProcessError, RequestError, ServingError, StartError, UnavailableError
+from serving.placement import Placement
 from serving.processes.assignment import Assignment, Role, Seat
 from serving.processes.fleet import Fleet
 from serving.processes.metrics import Ledger
@@ -66,6 +67,7 @@ class Supervisor:
         if settings.workers > backend.usable_cores():
             _log.warning("--workers %d on %d cores: they wait for each other", settings.workers, backend.usable_cores())
         self._settings = settings
+        self._placement = Placement(settings.request_core)
         self._with_engine = uses_engine(settings)
         listener = Role.FRONT if self._with_engine else Role.WORKER
         self._seats = [Seat(listener, number) for number in range(settings.workers)]
@@ -129,7 +131,11 @@ class Supervisor:
     def _fill(self, seat: Seat, *, first: bool = False) -> Process | None:
         """Starts a process for a seat; None when all are to stop."""
         settings = self._settings.model_copy(
-            update={"grpc_port": self._port.number, "threads": self._settings.threads or self._share_of_cores(seat)}
+            update={
+                "grpc_port": self._port.number,
+                "threads": self._settings.threads or self._share_of_cores(seat),
+                "request_core": self._placement.core_after(seat.number),
+            }
         )
         assignment = Assignment(settings, None if first else self._fleet.held(), first)
         with self._filling:

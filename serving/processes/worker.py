@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from serving import assembly
 from serving.metrics import Metrics
+from serving.placement import Placement
 from serving.processes.assignment import Assignment
 from serving.processes.link import Link, LinkLostError
 from serving.processes.member import Member, conduct_by, gather_by
@@ -30,6 +31,7 @@ class WorkerMember(Member):
                 conduct=conduct_by(supervisor),
                 gather=gather_by(supervisor),
                 tracer=tracer,
+                placement=Placement(assignment.settings.request_core),
             )
             supervisor.handle(ChangedFromOutside(repository).handlers())
             self.metrics, self.shelf = metrics, repository
