@@ -28,6 +28,7 @@ from training.experiments.base import Experiment, ExperimentError
 from training.export.servable import Family, Resizing, Servable, Tensor
 from training.loops.fit import Autodiff, Objective
 from training.loops.precision import Precision, computing_in
+from training.loops.schedules import RestartedCosine, warm_cosine
 from training.loops.trainer import Program
 from training.losses.segmentation import binary_crossentropy, soft_dice
 
@@ -174,11 +175,15 @@ class AugmentedPedestrian(PedestrianExperiment):
         return with_quarter_head(model, seed=self.seed) if self.auxiliary_weight else model
 
     def optimizer(self, learning_rate: float, epochs: int, data: PedestrianData) -> keras.optimizers.Optimizer:
-        """AdamW with a twentieth of ``epochs`` of warming up, and cosine decay."""
-        steps = epochs * -(-len(data.train) // self.batch_size)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            learning_rate / 20, steps, warmup_target=learning_rate, warmup_steps=steps // 20
-        )
+        """AdamW at one rate after a rise, falling as a cosine."""
+        return self.adamw(warm_cosine(learning_rate, epochs * self.steps(data)))
+
+    def steps(self, data: PedestrianData) -> int:
+        """Batches of an epoch."""
+        return -(-len(data.train) // self.batch_size)
+
+    def adamw(self, schedule: keras.optimizers.schedules.LearningRateSchedule) -> keras.optimizers.Optimizer:
+        """AdamW whose decay leaves biases and normalisations alone."""
         optimizer = keras.optimizers.AdamW(schedule, weight_decay=self.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         return optimizer
@@ -203,8 +208,18 @@ class AugmentedPedestrian(PedestrianExperiment):
 
         return objective
 
-    def batches(self, data: PedestrianData, epoch: int) -> tf.data.Dataset:
-        """Augmented crops and their masks, drawn from (seed, epoch)."""
+    def batches(
+        self, data: PedestrianData, epoch: int, zoom: tuple[float, ...] = (), paste: float | None = None
+    ) -> tf.data.Dataset:
+        """Augmented crops and their masks, drawn from (seed, epoch).
+
+        Args:
+            data: whose training scenes to show.
+            epoch: from 0.
+            zoom: in place of the setting of that name.
+            paste: likewise.
+        """
+        smallest, largest = zoom or self.zoom
         return training_pipeline(
             data.train,
             height=self.train_height,
@@ -213,8 +228,8 @@ class AugmentedPedestrian(PedestrianExperiment):
             seed=self.seed,
             epoch=epoch,
             augment=True,
-            zoom=(self.zoom[0], self.zoom[1]),
-            paste=self.paste,
+            zoom=(smallest, largest),
+            paste=self.paste if paste is None else paste,
         )
 
 
@@ -225,21 +240,43 @@ class PedestrianUNet(AugmentedPedestrian):
     Attributes:
         stem: channels of the strided first convolution.
         bottleneck: channels at the lowest resolution.
+        settling: share of the epochs, the last ones, in which crops have ``settled_zoom`` and nobody is put in, at a
+            rate that starts anew at ``settled_rate`` times the learning rate. At all zooms a person of any size is one
+            to be found; at the zoom at which the model is asked it learns which are too small or far away to have been
+            labelled. It costs recall and gains more precision.
+        settled_zoom: about the one at which the model is asked.
+        settled_rate: see above.
     """
 
     stem: int = 16
     widths: tuple[int, ...] = (16, 40, 64, 96)
     bottleneck: int = 112
+    settling: float = 0.18
+    settled_zoom: tuple[float, ...] = (1.0, 1.3)
+    settled_rate: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.settling < 1:
+            raise ExperimentError(f"{self.name}: settling must lie in 0..1, 1 not included. Received: {self.settling}")
 
     def build(self) -> keras.Model:
         """A fresh model."""
         return unet(self.stem, self.widths, self.bottleneck, seed=self.seed)
 
     def program(self, model: keras.Model, data: PedestrianData) -> Program:
-        """Everything from the first step on, at one rate with its schedule."""
+        """Everything from the first step on: at all zooms, then at that of the service."""
         trained = self.with_head(model)
-        optimizer = self.optimizer(self.learning_rate, self.epochs, data)
-        return Autodiff(trained, self.objective(trained), optimizer, lambda epoch: self.batches(data, epoch))
+        settled = round(self.settling * self.epochs)
+        first, second = ((self.epochs - settled) * self.steps(data), settled * self.steps(data))
+        schedule = RestartedCosine(self.learning_rate, first, self.settled_rate * self.learning_rate, second)
+
+        def batches(epoch: int) -> tf.data.Dataset:
+            if epoch < self.epochs - settled:
+                return self.batches(data, epoch)
+            return self.batches(data, epoch, self.settled_zoom, paste=0.0)
+
+        return Autodiff(trained, self.objective(trained), self.adamw(schedule), batches)
 
 
 # In minutes: fewer epochs, and none of what makes the pictures harder and pays only later.
@@ -250,18 +287,15 @@ _QUICK = {
     "widths": (24, 48, 64, 96),
     "bottleneck": 96,
     "auxiliary_weight": 0.0,
+    "settling": 0.0,
     "precision": "float32",
-    "ask_height": 256,
-    "ask_width": 256,
 }
 
 PEDESTRIAN = (
     PedestrianUNet(
         name="pedestrian_unet",
         summary="U-Net for pedestrian masks of any picture, trained with augmentation",
-        epochs=700,
-        ask_height=224,
-        ask_width=224,
+        epochs=854,
         batch_size=8,
         learning_rate=3e-3,
         presets={"quick": _QUICK},

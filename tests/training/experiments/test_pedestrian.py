@@ -68,3 +68,21 @@ def test_a_step_in_either_precision_lowers_the_loss_of_its_batch(street_data: Pe
     losses = [float(program.step(batch)["loss"]) for _ in range(30)]
     assert losses[-1] < losses[0]
     assert model(batch[0]).dtype == tf.float32
+
+
+def test_the_last_epochs_show_people_as_the_service_does(street_data: PedestrianData) -> None:
+    settings = {**SMALL, "epochs": "10", "settling": "0.3", "settled_zoom": "1.1,1.2", "paste": "1.0"}
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings(settings)
+    program = experiment.program(experiment.build(), street_data)
+    for epoch, shown in (
+        (6, experiment.batches(street_data, 6)),
+        (7, experiment.batches(street_data, 7, (1.1, 1.2), 0.0)),
+    ):
+        for one, other in zip(program.batches(epoch), shown, strict=True):
+            np.testing.assert_array_equal(one[0], other[0])
+            np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_something_must_come_before_the_last_epochs() -> None:
+    with pytest.raises(ExperimentError, match=r"settling must lie in 0\.\.1, 1 not included\. Received: 1\.0"):
+        EXPERIMENTS["pedestrian_unet"].with_settings({"settling": "1"})
