@@ -289,6 +289,8 @@ _QUICK = {
     "auxiliary_weight": 0.0,
     "settling": 0.0,
     "precision": "float32",
+    "ask_height": 256,
+    "ask_width": 256,
 }
 
 PEDESTRIAN = (
@@ -296,6 +298,8 @@ PEDESTRIAN = (
         name="pedestrian_unet",
         summary="U-Net for pedestrian masks of any picture, trained with augmentation",
         epochs=854,
+        ask_height=224,
+        ask_width=224,
         batch_size=8,
         learning_rate=3e-3,
         presets={"quick": _QUICK},
