@@ -37,7 +37,9 @@ def test_blank_pictures_and_few_of_them_do_no_harm() -> None:
 
 
 def test_the_mean_digit_activates_nothing_at_the_start(digit_data: DigitData) -> None:
-    experiment = EXPERIMENTS["mnist_k_sparse"].with_settings({"latents": "64", "k": "8", "k_start": "16"})
+    experiment = EXPERIMENTS["mnist_k_sparse"].with_settings(
+        {"start": "strokes", "latents": "64", "k": "8", "k_start": "16"}
+    )
     model = experiment.build()
     experiment.program(model, digit_data)
     mean = digit_data.train_images.mean(axis=0, keepdims=True)
@@ -46,7 +48,7 @@ def test_the_mean_digit_activates_nothing_at_the_start(digit_data: DigitData) ->
 
 
 def test_noise_is_the_paper_s_start(digit_data: DigitData) -> None:
-    experiment = EXPERIMENTS["mnist_k_sparse"].with_settings({"start": "noise"})
+    experiment = EXPERIMENTS["mnist_k_sparse"]
     model = experiment.build()
     experiment.program(model, digit_data)
     assert model.dictionary.numpy().std() == pytest.approx(0.01, rel=0.01)
@@ -55,4 +57,4 @@ def test_noise_is_the_paper_s_start(digit_data: DigitData) -> None:
 
 def test_strokes_need_biases() -> None:
     with pytest.raises(ExperimentError, match=r"start=strokes .* needs biases=true\. Received: biases=false"):
-        EXPERIMENTS["mnist_k_sparse"].with_settings({"biases": "false"})
+        EXPERIMENTS["mnist_k_sparse"].with_settings({"start": "strokes", "biases": "false"})

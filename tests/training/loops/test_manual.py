@@ -27,9 +27,9 @@ CASES = {
     "kl without biases": ("mnist_kl", {"biases": "false", "weight_decay": "0"}),
     "k-sparse": ("mnist_k_sparse", {}),
     "k-sparse with decay": ("mnist_k_sparse", {"weight_decay": "0.003"}),
-    "k-sparse, one threshold": ("mnist_k_sparse", {"selection": "batch", "biases": "false", "start": "noise"}),
+    "k-sparse, one threshold": ("mnist_k_sparse", {"selection": "batch", "biases": "false"}),
 }
-PROGRAM = ("mnist_k_sparse", {"gradient_half": "decoder", "biases": "false", "start": "noise"})
+PROGRAM = ("mnist_k_sparse", {"gradient_half": "decoder", "biases": "false"})
 MOVING = ("mnist_kl", {"activation_average": "moving"})
 
 

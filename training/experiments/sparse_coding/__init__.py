@@ -75,15 +75,14 @@ SPARSE_CODING = (
         name="mnist_k_sparse",
         summary="k-sparse auto-encoder, tied and linear (Makhzani and Frey)",
         # chosen on held-out training digits: longer trainings reconstruct better and classify worse
-        epochs=6,
+        epochs=10,
         batch_size=100,
         learning_rate=1e-3,
         presets={
-            "quick": {"epochs": 4, "probe_examples": 20_000},
+            "quick": {"epochs": 5, "probe_examples": 20_000},
             "blog": {
                 **_BLOG,
                 "k_start": 25,
-                "start": "noise",
                 "init_scale": 0.0,
                 "selection": "batch",
                 "gradient_half": "decoder",

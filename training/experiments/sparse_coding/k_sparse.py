@@ -30,7 +30,7 @@ class KSparse(SparseCoding):
         k: latents kept at the end of training and in the export.
         k_start: latents kept in the first epoch; lowered linearly to ``k`` over the first half of the epochs.
         start: of the dictionary: ``noise`` as in paper and program, or ``strokes``, parts of training digits, with the
-            mean digit as the decoder's bias. With strokes hardly any latent starves, and the codes classify better.
+            mean digit as the decoder's bias: then hardly any latent starves, and some six epochs are enough.
         alpha: the exported encoding keeps ``alpha * k`` latents. 1 keeps ``decode(encoding)`` equal to the exported
             reconstruction; the probe is reported at 1, 2 and 3 whatever is exported.
         init_scale: standard deviation of a dictionary of noise; 0 for the uniform start of the source's program.
@@ -43,7 +43,7 @@ class KSparse(SparseCoding):
     latents: int = 1000
     k: int = 25
     k_start: int = 100
-    start: Literal["noise", "strokes"] = "strokes"
+    start: Literal["noise", "strokes"] = "noise"
     alpha: float = 1.0
     init_scale: float = 0.01
     selection: Literal["example", "batch"] = "example"
