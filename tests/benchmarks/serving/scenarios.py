@@ -92,7 +92,7 @@ def build(models: Path, threads: int) -> list[Scenario]:
     batch = picture[np.newaxis]
     (expected,) = unet.run({"image": batch}, ("mask",))
     scenarios.append(_infer("U-Net, 128x128 uint8 tensor", "pedestrian_unet", batch, "mask", expected))
-    resizing = manifest.read(models / "pedestrian_unet" / "1" / manifest.FILE_NAME).resizing
+    resizing = manifest.read(_newest(models, "pedestrian_unet") / manifest.FILE_NAME).resizing
     resized, geometry = imaging.resize(picture, resizing.rule, resizing.height, resizing.width, resizing.pad_value)
     batch = resized[np.newaxis]
     (whole,) = unet.run({"image": batch}, ("mask",))
@@ -105,8 +105,12 @@ def build(models: Path, threads: int) -> list[Scenario]:
 
 def open_model(models: Path, name: str, runtime: Runtime) -> OnnxBackend:
     """The newest version of a model, with the very session that the server uses."""
-    folder = max((models / name).glob("[0-9]*"), key=lambda path: int(path.name))
+    folder = _newest(models, name)
     return OnnxBackend(folder, manifest.read(folder / manifest.FILE_NAME), runtime)
+
+
+def _newest(models: Path, name: str) -> Path:
+    return max((models / name).glob("[0-9]*"), key=lambda path: int(path.name))
 
 
 def _encode(name: str, image: Array, pixels: Array, expected: Array) -> Scenario:
