@@ -7,7 +7,7 @@ encoder's whole run. Linux keeps affinities for each thread, and a new thread ha
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from serving.errors import StartError
 
@@ -58,8 +58,14 @@ ANYWHERE = Placement()
 @contextmanager
 def _moved(cores: set[int]) -> Iterator[None]:
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
+    _move(cores)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        _move(before)
+
+
+def _move(cores: set[int]) -> None:
+    # A container's cores may be exchanged while it runs. Where a thread is then matters less than that it answers.
+    with suppress(OSError):
+        os.sched_setaffinity(0, cores)

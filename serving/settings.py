@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     request_core: NonNegativeInt | None = Field(
         None,
         description="core, from 0, on which the threads that speak gRPC stay, while models and pictures use all; each"
-        " worker takes the next one. Small encoders then answer up to half as many requests again, unless others keep"
+        " worker takes the next one. Small encoders then answer up to a third more requests, unless others keep"
         " that core busy; none: threads go where the system puts them",
     )
     max_message_bytes: PositiveInt = Field(

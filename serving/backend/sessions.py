@@ -186,6 +186,11 @@ class OnnxBackend:
         Returns:
             The outputs, in that order.
         """
+        # Also threads of the batcher may have been started by one that speaks gRPC: by a call that loads a model.
+        with self._placement.everywhere():
+            return self._run(inputs, outputs)
+
+    def _run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> list[Array]:
         session = self._session
         if ENCODING in inputs:
             session = self._decoder
@@ -196,8 +201,7 @@ class OnnxBackend:
             if key in self._bound:
                 bound = self._bound[key] or self._bind(key, session, inputs)
                 return bound.run(inputs, outputs)
-        with self._placement.everywhere():
-            results: list[Array] = session.run(outputs, inputs, self._options)
+        results: list[Array] = session.run(outputs, inputs, self._options)
         return results
 
     def _fix_shapes(self, batch_sizes: tuple[int, ...]) -> None:

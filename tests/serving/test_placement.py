@@ -1,5 +1,6 @@
 """Threads that speak gRPC stay on a core, and everything else uses all."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -50,6 +51,16 @@ class TestPlacement:
         with pytest.raises(ValueError, match="mine"), Placement(0).home():
             raise ValueError("mine")
         assert os.sched_getaffinity(0) == set(CORES)
+
+    def test_cores_that_were_taken_away_do_not_end_the_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        placement, done = Placement(0), []
+        monkeypatch.setattr(os, "sched_setaffinity", refuse)
+        with placement.everywhere():
+            done.append("work")
+        assert done == ["work"]
 
     def test_nothing_moves_without_a_core(self) -> None:
         placement = Placement(None)

@@ -170,6 +170,18 @@ class AugmentedPedestrian(PedestrianExperiment):
     precision: Precision = "mixed_bfloat16"
     weight_decay: float = 1e-4
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_zoom("zoom", self.zoom)
+
+    def check_zoom(self, setting: str, zoom: tuple[float, ...]) -> None:
+        """Refuses what is no range of zooms."""
+        if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
+            raise ExperimentError(
+                f"{self.name}: {setting} must be a smallest and a largest zoom above 0, as 0.45,1.35. "
+                f"Received: {','.join(map(str, zoom))}"
+            )
+
     def with_head(self, model: keras.Model) -> keras.Model:
         """What is trained: ``model``, with the head at a quarter of the resolution where that has a weight."""
         return with_quarter_head(model, seed=self.seed) if self.auxiliary_weight else model
@@ -259,6 +271,9 @@ class PedestrianUNet(AugmentedPedestrian):
         super().__post_init__()
         if not 0 <= self.settling < 1:
             raise ExperimentError(f"{self.name}: settling must lie in 0..1, 1 not included. Received: {self.settling}")
+        self.check_zoom("settled_zoom", self.settled_zoom)
+        if self.settled_rate <= 0:
+            raise ExperimentError(f"{self.name}: settled_rate must be above 0. Received: {self.settled_rate}")
 
     def build(self) -> keras.Model:
         """A fresh model."""
