@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 28
+from training.datasets.digits import SIDE
+
 WINDOW = 4.0
 """Standard deviation in pixels of the window through which a digit is seen."""
 NORM = 0.3
