@@ -1,11 +1,12 @@
-"""What ``--workers`` and ``--engine-process`` bring on this machine, each beside one plain process.
+"""What ``--workers``, ``--request-core`` and ``--engine-process`` bring on this machine, each beside one plain process.
 
 Usage::
 
     python tests/benchmarks/many_cores.py --models models [--rounds 5] [--seconds 1.5] [--before FOLDER]
 
 The servers stand side by side and are asked in turns, so that whatever else the machine does falls on all of them; the
-figures are medians over the rounds. The callers are processes of their own, and take their part of the same cores.
+figures are medians over the rounds. A bare synchronous grpcio handler around the same session stands among them. The
+callers are processes of their own, each caller with a connection of its own, and take their part of the same cores.
 ``--before`` adds one process of another checkout.
 """
 
@@ -27,11 +28,14 @@ import numpy as np
 from serving.pb.sparsewalk.v1 import encoder_pb2 as pb
 
 CALLERS, CALLING_PROCESSES = 16, 2
+BARE = "bare grpcio handler"
 # Seconds of each request, and of all.
 Counted = tuple[list[float], float]
 WAYS = {
     "1 process": ["--workers", "1"],
+    "1 process, request core": ["--request-core", "0"],
     "2 workers": ["--workers", "2"],
+    "2 workers, request cores": ["--workers", "2", "--request-core", "0"],
     "engine, 1 front": ["--engine-process", "true"],
     "engine, 2 fronts": ["--engine-process", "true", "--workers", "2"],
 }
@@ -126,14 +130,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--before", type=Path, help="another checkout, of which one process is asked too")
     arguments = parser.parse_args()
-    ways: dict[str, tuple[list[str], Path]] = {name: (flags, Path.cwd()) for name, flags in WAYS.items()}
+    models = str(arguments.models.absolute())
+    plain = ["-m", "serving", "--model-repository", models, "--provider", "cpu", "--grpc-port", "0"]
+    plain += ["--metrics-port", "0", "--log-level", "warning"]
+    commands = {name: (plain + flags, Path.cwd()) for name, flags in WAYS.items()}
     if arguments.before:
-        ways = {"1 process": ways.pop("1 process"), "before": ([], arguments.before), **ways}
+        commands = {"1 process": commands.pop("1 process"), "before": (plain, arguments.before), **commands}
+    commands[BARE] = ([str(Path(__file__).parent / "serving" / "systems.py"), "bare", models], Path.cwd())
     servers = {}
-    for name, (flags, folder) in ways.items():
-        command = [sys.executable, "-m", "serving", "--model-repository", str(arguments.models.absolute())]
-        command += ["--provider", "cpu", "--grpc-port", "0", "--metrics-port", "0", "--log-level", "warning", *flags]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
+    for name, (command, folder) in commands.items():
+        process = subprocess.Popen(
+            # the bare handler stops when its input ends
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+        )
         assert process.stdout is not None
         line = process.stdout.readline()
         servers[name] = (process, line.split()[1].removeprefix("grpc="), processes_of(process.pid))
@@ -142,6 +155,8 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for work in works():
                 for name, (_, target, pids) in servers.items():
+                    if name == BARE and work.method != "Encode":
+                        continue
                     results.setdefault((work.name, name), []).append(measure(target, pids, work, arguments.seconds))
     finally:
         for process, _, _ in servers.values():
@@ -150,15 +165,17 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {CALLERS} callers on as many connections, medians of {arguments.rounds} rounds")
     for work in works():
         print(f"\n{work.name}")
-        print(f"{'':18} {'requests/s':>10} {'ratio':>6} {'spread':>13} {'server ms':>10} {'median ms':>10}")
+        print(f"{'':25} {'requests/s':>10} {'ratio':>6} {'spread':>13} {'server ms':>10} {'median ms':>10}")
         base = results[work.name, "1 process"]
         for name in servers:
+            if (work.name, name) not in results:
+                continue
             rounds = results[work.name, name]
             # Each round beside the plain process's of the same round.
             ratios = sorted(one[0] / other[0] for one, other in zip(rounds, base, strict=True))
             rate, cost, latency = (statistics.median(column) for column in zip(*rounds, strict=True))
             print(
-                f"{name:18} {rate:10.0f} {statistics.median(ratios):6.2f} {ratios[0]:6.2f}-{ratios[-1]:.2f}"
+                f"{name:25} {rate:10.0f} {statistics.median(ratios):6.2f} {ratios[0]:6.2f}-{ratios[-1]:.2f}"
                 f" {cost * 1e3:10.2f} {latency * 1e3:10.2f}"
             )
 
