@@ -100,6 +100,15 @@ def test_what_differs_too_much_fails_and_is_told() -> None:
     assert [trial["passed"] for trial in json.loads(report.to_json())["trials"]] == [True, False]
 
 
+def test_a_variant_may_differ_by_its_own_rounding(tmp_path: Path, build: Build) -> None:
+    """An fp16 model whose manifest says that rounding moves it by 0.03 cannot be held to a thousandth."""
+    way = Way("cuda", Runtime(CPU, 1, required=True), True, 1e-3)
+    parity = {"tolerance": 1.0, "largest_difference": 0.03, "batches": [1], "excluded_rows": 0}
+    folders = (build(tmp_path, "digits"), build(tmp_path, "digits", 2, parity=parity))
+    trials = [try_model(each, way, [1], seconds=0.0, threads=1, memory=lambda: None) for each in folders]
+    assert [trial.tolerance for trial in trials] == [1e-3, 0.06]
+
+
 def test_nothing_tried_is_nothing_proved() -> None:
     assert not Report("a GPU", False, {}, []).passed
 
