@@ -31,6 +31,8 @@ CALLERS, CALLING_PROCESSES = 16, 2
 BARE = "bare grpcio handler"
 # Seconds of each request, and of all.
 Counted = tuple[list[float], float]
+# Requests per second, the server's computing seconds per request, and the median seconds of a request.
+Measured = tuple[float, float, float]
 WAYS = {
     "1 process": ["--workers", "1"],
     "1 process, request core": ["--request-core", "0"],
@@ -60,6 +62,7 @@ def works() -> list[Work]:
     return [
         Work("segment a JPEG of 640 x 480", "Segment", segment.SerializeToString(), CALLERS),
         Work("encode one digit", "Encode", encode.SerializeToString(), CALLERS),
+        Work("encode one digit, four callers", "Encode", encode.SerializeToString(), 4),
         Work("encode one digit, one caller", "Encode", encode.SerializeToString(), 1),
     ]
 
@@ -103,8 +106,8 @@ def computing(pids: list[int]) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-def measure(target: str, pids: list[int], work: Work, seconds: float) -> tuple[float, float, float]:
-    """Requests per second, the server's computing seconds per request, and the median seconds of a request."""
+def measure(target: str, pids: list[int], work: Work, seconds: float) -> Measured:
+    """One turn of all callers."""
     spawn = multiprocessing.get_context("spawn")
     counts: multiprocessing.Queue[Counted] = spawn.Queue()
     share = max(1, work.callers // CALLING_PROCESSES)
@@ -150,7 +153,7 @@ def main() -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         servers[name] = (process, line.split()[1].removeprefix("grpc="), processes_of(process.pid))
-    results: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    results: dict[tuple[str, str], list[Measured]] = {}
     try:
         for _ in range(arguments.rounds):
             for work in works():
@@ -165,19 +168,26 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {CALLERS} callers on as many connections, medians of {arguments.rounds} rounds")
     for work in works():
         print(f"\n{work.name}")
-        print(f"{'':25} {'requests/s':>10} {'ratio':>6} {'spread':>13} {'server ms':>10} {'median ms':>10}")
-        base = results[work.name, "1 process"]
+        print(
+            f"{'':25} {'requests/s':>10} {'ratio':>6} {'spread':>13} {'/ bare':>7} {'server ms':>10} {'median ms':>10}"
+        )
         for name in servers:
             if (work.name, name) not in results:
                 continue
             rounds = results[work.name, name]
-            # Each round beside the plain process's of the same round.
-            ratios = sorted(one[0] / other[0] for one, other in zip(rounds, base, strict=True))
             rate, cost, latency = (statistics.median(column) for column in zip(*rounds, strict=True))
+            ratios = beside(rounds, results[work.name, "1 process"])
+            bare = results.get((work.name, BARE))
+            to_bare = f"{statistics.median(beside(rounds, bare)):7.2f}" if bare else f"{'':7}"
             print(
                 f"{name:25} {rate:10.0f} {statistics.median(ratios):6.2f} {ratios[0]:6.2f}-{ratios[-1]:.2f}"
-                f" {cost * 1e3:10.2f} {latency * 1e3:10.2f}"
+                f" {to_bare} {cost * 1e3:10.2f} {latency * 1e3:10.2f}"
             )
+
+
+def beside(rounds: list[Measured], others: list[Measured]) -> list[float]:
+    """The ratios of requests per second, each round beside the other's of the same round, the smallest first."""
+    return sorted(one[0] / other[0] for one, other in zip(rounds, others, strict=True))
 
 
 if __name__ == "__main__":
