@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -138,8 +139,6 @@ class LoadedServable(Servable):
         fingerprint: str = "",
         tracer: Tracer | None = None,
     ) -> None:
-        self._tracer = tracer
-
         def load() -> OnnxBackend:
             return OnnxBackend(
                 folder, manifest, runtime, batch_sizes=limits.batch_sizes(), max_batch_size=limits.max_batch_size
@@ -156,10 +155,12 @@ class LoadedServable(Servable):
             name=f"{manifest.name}/{manifest.version}",
             limits=limits,
             caller_runs=not backend.one_thread,
-            on_batch=self._on_batch,
+            on_batch=_teller(manifest, limits, metrics, self.statistics, tracer),
         )
         self.load_seconds = 0.0
-        metrics.watch_queue(lambda: self._batcher.depth)
+        # Metrics outlive the servable, whose sessions are to go with it: they must not keep it.
+        batcher = weakref.ref(self._batcher)
+        metrics.watch_queue(lambda: 0 if (loaded := batcher()) is None else loaded.depth)
 
     def start(self) -> None:
         """Starts the run threads and runs every batch size once, so that no caller pays for a first run.
@@ -194,13 +195,6 @@ class LoadedServable(Servable):
         """See ``Servable.close``."""
         self._batcher.close(timeout)
 
-    def _on_batch(self, batch: Batch) -> None:
-        self.metrics.observe_batch(batch.rows, batch.padding, self.limits.max_batch_size)
-        self.statistics.ran(batch.rows, batch.seconds)
-        if self._tracer is not None:
-            ended = batch.started + batch.seconds
-            self._tracer.ran(batch.calls, self.name, self.version, batch.rows, batch.padding, batch.started, ended)
-
     def _warm_up(self, run: Run) -> None:
         names = self.manifest.output_names
         encoding = self.manifest.output(ENCODING)
@@ -211,6 +205,21 @@ class LoadedServable(Servable):
                 run(image, (ENCODING,))
                 if self.decodes:
                     run({ENCODING: _blank(encoding, self.manifest, rows)}, self.decodes)
+
+
+def _teller(
+    manifest: Manifest, limits: Limits, metrics: ModelMetrics, statistics: Statistics, tracer: Tracer | None
+) -> Callable[[Batch], None]:
+    """What notes a run of the model. It knows no servable: in a circle with it, none would go by reference counts."""
+
+    def tell(batch: Batch) -> None:
+        metrics.observe_batch(batch.rows, batch.padding, limits.max_batch_size)
+        statistics.ran(batch.rows, batch.seconds)
+        if tracer is not None:
+            ended = batch.started + batch.seconds
+            tracer.ran(batch.calls, manifest.name, manifest.version, batch.rows, batch.padding, batch.started, ended)
+
+    return tell
 
 
 def _blank(spec: TensorSpec, manifest: Manifest, rows: int) -> Array:

@@ -5,6 +5,7 @@ models, then SERVING. Stop: health NOT_SERVING, no new requests, those under way
 queues, sessions and the metrics port close.
 """
 
+import gc
 import logging
 import signal
 import threading
@@ -152,6 +153,9 @@ class Server:
             gate=member.gate if member is not None else lambda: True,
         )
         if self.engine.repository.ready:
+            # Python's collector walks all objects every few thousand requests and holds up each of them meanwhile, some
+            # 35 ms for what is imported and loaded by now. That stays, or goes by reference counts (unloaded versions).
+            gc.freeze()
             self._started = True
             self._set_health("", *_SERVICES, serving=self.engine.repository.ready)
             if member is not None and not member.listens_first:

@@ -8,6 +8,7 @@ does the front use that room again. One that is cancelled is answered at once, e
 then read what another request has laid there, but nobody reads what comes of it, and its mates have rows of their own.
 """
 
+import gc
 import itertools
 import logging
 import os
@@ -70,6 +71,8 @@ class EngineMember(Member):
 
         try:
             repository.load(self.stopping.is_set, held=assignment.held, gate=gate)
+            # as serving/server.py does, and for the same reason
+            gc.freeze()
             supervisor.tell("serving")
             self.stopping.wait()
             # The supervisor waits for the fronts before it stops us; if it is gone, we do.

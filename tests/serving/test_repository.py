@@ -1,8 +1,10 @@
+import gc
 import hashlib
 import json
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -446,6 +448,37 @@ class TestReload:
         repository.load()
         repository.unload_model("digits")
         assert told == [("digits", True), ("digits", False)]
+
+
+def test_versions_that_are_gone_keep_no_session(
+    tmp_path: Path, build: Build, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By reference counts alone: the server takes from Python's collector what is loaded at its start."""
+    sessions: weakref.WeakSet[OnnxBackend] = weakref.WeakSet()
+
+    class Recorded(OnnxBackend):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            sessions.add(self)
+
+    monkeypatch.setattr("serving.servable.OnnxBackend", Recorded)
+    gc.disable()
+    try:
+        build(tmp_path, "digits", 1)
+        repository = make(tmp_path, "latest:1")
+        repository.load()
+        for version in (2, 3, 4):
+            with repository.use("digits") as servable:
+                servable.infer({"image": ROW}, ("encoding",), Call())
+            del servable
+            build(tmp_path, "digits", version)
+            repository.refresh()
+            assert served(repository) == {"digits": [version]}
+            assert len(sessions) == 1
+        repository.unload_model("digits")
+        assert not sessions
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("leak", [False, True])

@@ -71,6 +71,23 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
     )
 
 
+def test_a_full_collection_has_next_to_nothing_to_walk(models: Path) -> None:
+    """Else each holds up every request for as long as it takes to walk all that is imported and loaded."""
+    program = f"""
+import gc, threading
+from pathlib import Path
+from serving.server import Server
+from serving.settings import Settings
+server = Server(Settings(model_repository=Path({str(models)!r}), grpc_port=0, metrics_port=0, provider="cpu"))
+server.start(threading.Event())
+print(len(gc.get_objects()), gc.get_freeze_count())
+server.stop(1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    walked, frozen = map(int, done.stdout.split())
+    assert walked < frozen / 20
+
+
 def test_asking_imports_neither_onnxruntime_nor_opencv() -> None:
     program = "import sys, serving.client; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
