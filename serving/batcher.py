@@ -18,6 +18,7 @@
 import bisect
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -175,7 +176,14 @@ class DynamicBatcher:
                 raise QueueFullError(f"the queue of {self.name} is full ({self.limits.max_queue_size} requests wait)")
             bisect.insort(self._waiting, ticket, key=_place)
             self._changed.notify()
-        call.watch(lambda: self.withdraw(ticket))
+        # The ticket has the call: if the call had the ticket, rows and model would stay until the collector comes.
+        waiting = weakref.ref(ticket)
+
+        def withdraw() -> None:
+            if (ticket := waiting()) is not None:
+                self.withdraw(ticket)
+
+        call.watch(withdraw)
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
@@ -200,6 +208,9 @@ class DynamicBatcher:
         with self._changed:
             while self._waiting:
                 self._waiting.pop().settle(UnavailableError(f"{self.name} is shutting down"))
+            if not self._busy:
+                # Whoever still holds the batcher, the memory of its sessions is free from here on.
+                self._runs = ()
 
     def _seize(self) -> bool:
         """Takes the model for the calling thread if it is idle and no one waits."""
@@ -227,6 +238,8 @@ class DynamicBatcher:
             try:
                 self._execute(run, batch)
             finally:
+                # not to be kept until the next one comes
+                del batch
                 self._yield()
 
     def _next_batch(self) -> list[Ticket]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving import manifest as manifests
-from serving import model_settings
+from serving import memory, model_settings
 from serving.backend import Runtime
 from serving.changes import Changes, Order, Override
 from serving.errors import LoadError, ManifestError, RepositoryError, StartError, UnavailableError
@@ -276,6 +276,7 @@ class ModelRepository(Shelf):
         if not replaced:
             self._note(*key, State.UNLOADING, why)
         servable.retire(self._retire_seconds)
+        memory.give_back()
         if not replaced:
             servable.metrics.closed()
             self._note(*key, State.UNAVAILABLE, why)

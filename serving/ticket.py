@@ -52,7 +52,19 @@ class Ticket:
         outcome: the rows, or why there are none; None until it is settled.
     """
 
-    __slots__ = ("_done", "_settled", "_withdraw", "call", "inputs", "key", "outcome", "place", "rows", "submitted")
+    __slots__ = (
+        "__weakref__",
+        "_done",
+        "_settled",
+        "_withdraw",
+        "call",
+        "inputs",
+        "key",
+        "outcome",
+        "place",
+        "rows",
+        "submitted",
+    )
 
     def __init__(
         self,

@@ -64,6 +64,7 @@ LEAVES = [
     "imaging",
     "call",
     "tally",
+    "memory",
 ]
 
 

@@ -1,5 +1,7 @@
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -86,6 +88,34 @@ def busy(batcher: DynamicBatcher, model: Model) -> Any:
     ticket = batcher.submit(rows(-1), ("y",), Call())
     assert model.started.acquire(timeout=5)
     return ticket
+
+
+def test_an_answered_request_leaves_nothing_behind() -> None:
+    """Else its rows, and the model's memory they lie in, would stay until Python's collector comes by."""
+    batcher = DynamicBatcher(
+        [lambda inputs, _: [inputs["x"] * 2]],
+        name="m/1",
+        limits=Limits(8, 4),
+        caller_runs=False,
+        on_batch=lambda _: None,
+    )
+    batcher.start()
+    gc.disable()
+    try:
+        image, call = np.ones((1, 4), np.float32), Call()
+        asked = weakref.ref(image)
+        ticket = batcher.submit({"x": image}, ("y",), call)
+        answer = ticket.result()
+        told = weakref.ref(answer.outputs["y"])
+        del image, ticket, answer
+        # the run thread may be about to let go
+        end = time.monotonic() + 5
+        while (asked() is not None or told() is not None) and time.monotonic() < end:
+            time.sleep(0.001)
+        assert (asked(), told()) == (None, None)
+    finally:
+        gc.enable()
+        batcher.close()
 
 
 def test_what_waits_is_joined_in_one_run(make: Callable[..., DynamicBatcher], model: Model) -> None:

@@ -35,6 +35,7 @@ from serving.shelf import State
 Build = Callable[..., Path]
 Make = Callable[..., ModelRepository]
 ROW = np.zeros((1, 784), np.float32)
+RELEASED = Path(__file__).parents[2] / "deploy" / "models"
 
 
 @pytest.fixture
@@ -479,6 +480,36 @@ def test_versions_that_are_gone_keep_no_session(
         assert not sessions
     finally:
         gc.enable()
+
+
+def test_the_memory_of_versions_that_are_gone_goes_back(tmp_path: Path, make: Make) -> None:
+    """With the released U-Net: its sessions leave blocks of many sizes behind, which the C library would keep."""
+
+    def add(version: int) -> None:
+        aside = tmp_path / "pedestrian_unet" / f".tmp-{version}"
+        shutil.copytree(max(RELEASED.glob("pedestrian_unet/[0-9]*")), aside)
+        told = json.loads((aside / "manifest.json").read_text()) | {"version": version}
+        (aside / "manifest.json").write_text(json.dumps(told))
+        aside.rename(aside.parent / str(version))
+
+    add(1)
+    repository = make(tmp_path, "latest:1", limits=Limits(1, 8))
+    repository.load()
+
+    def ask() -> None:
+        with repository.use("pedestrian_unet") as servable:
+            servable.infer({"image": np.zeros((1, 224, 224, 3), np.uint8)}, ("mask",), Call())
+
+    # threads as in the server: each has an arena of the C library's of its own
+    with ThreadPoolExecutor(1) as poll, ThreadPoolExecutor(3) as callers:
+        for version in range(2, 14):
+            for asked in [callers.submit(ask) for _ in range(6)]:
+                asked.result()
+            add(version)
+            poll.submit(repository.refresh).result()
+            if version == 3:
+                before = resident()
+    assert resident() - before < 15 * 2**20
 
 
 @pytest.mark.parametrize("leak", [False, True])
