@@ -31,7 +31,8 @@ from training.loops.trainer import DivergenceError
 from training.mall_study import study
 from training.release import RELEASED
 from training.release import release as release_model
-from training.runs import CONFIG, SCORES, Run, RunError, open_run, read_config
+from training.run_folder import CONFIG, RunError, read_config
+from training.runs import SCORES, Run, open_run
 from training.samples import write_samples
 from training.variants import export_fp16, export_int8
 

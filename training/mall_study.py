@@ -32,7 +32,8 @@ from training.evaluation.mall import FrameScores, MallScores, score_frames, summ
 from training.evaluation.mall_figures import heat_overlay, red_share_over_time
 from training.experiments.pedestrian import PedestrianExperiment
 from training.files import write_json, written_whole
-from training.runs import Run, RunError
+from training.run_folder import RunError
+from training.runs import Run
 
 logger = logging.getLogger(__name__)
 

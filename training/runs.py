@@ -26,27 +26,21 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from training.distribution import DistributionError, is_chief, wait_for_all
 from training.experiments import experiment_named
 from training.experiments.base import Experiment
 from training.export.manifest import TrainingRecord
 from training.export.version_folder import export_version
-from training.files import remove_leftovers, write_json, written_whole
+from training.files import remove_leftovers, write_json
 from training.loops.fit import Autodiff
 from training.loops.trainer import HISTORY, SNAPSHOTS, train
+from training.run_folder import CONFIG, WEIGHTS, RunError, load_weights, read_config, save_weights
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.json"
-WEIGHTS = "weights.npz"
 SCORES = "scores.json"
 FIGURES = "figures"
-
-
-class RunError(Exception):
-    """A run folder that is missing, unfinished or of another configuration."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,7 @@ class Run:
         if len(history.epochs) < experiment.epochs:
             logger.info("%s: stopped after epoch %d of %d", experiment.name, len(history.epochs), experiment.epochs)
             return
-        self._save_weights(model)
+        save_weights(model, self.folder)
         self._update_config(
             date=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             training_seconds=round(sum(epoch["seconds"] for epoch in history.epochs), 1),
@@ -196,8 +190,7 @@ class Run:
                 f"Run: python -m training train {self.experiment.name}"
             )
         model = self.experiment.build()
-        with np.load(self.folder / WEIGHTS) as archive:
-            model.set_weights([archive[key] for key in archive.files])
+        load_weights(model, self.folder)
         return model
 
     def _claim(self) -> None:
@@ -230,29 +223,6 @@ class Run:
 
     def _update_config(self, **values: Any) -> None:
         write_json(self.folder / CONFIG, {**read_config(self.folder), **values})
-
-    def _save_weights(self, model: keras.Model) -> None:
-        weights: list[NDArray[Any]] = model.get_weights()
-        # numbered, because two layers may own variables of the same name
-        arrays = {f"{index:04d}": array for index, array in enumerate(weights)}
-        with written_whole(self.folder / WEIGHTS) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run.
-
-    Raises:
-        RunError: there is none, or it is no JSON.
-    """
-    path = folder / CONFIG
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path} does not exist; expected the configuration of a run. Train it first.") from None
-    except ValueError as error:
-        raise RunError(f"{path} must be JSON. Received: {error}") from error
-    return config
 
 
 def open_run(name: str, runs: Path) -> Run:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from training.evaluation.stability import Match, match_dictionaries
 from training.experiments.base import Experiment
 from training.files import write_json
-from training.runs import Run, RunError
+from training.run_folder import RunError
+from training.runs import Run
 
 STABILITY = "stability.json"
 

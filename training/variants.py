@@ -18,7 +18,8 @@ from training.export import half, quantised
 from training.export.manifest import MODEL
 from training.export.parity import Parity
 from training.export.version_folder import publish_variant
-from training.runs import Run, RunError
+from training.run_folder import RunError
+from training.runs import Run
 
 KEEPS = 0.99
 """Share of the float32 model's IoU that a variant must keep."""

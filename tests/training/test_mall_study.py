@@ -16,7 +16,8 @@ from training.datasets import mall
 from training.datasets.mall import MallData
 from training.datasets.source import DataUnavailable
 from training.mall_study import study
-from training.runs import Run, RunError
+from training.run_folder import RunError
+from training.runs import Run
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 from training import release as released
 from training.experiments import EXPERIMENTS
 from training.export.manifest import sha256_of
-from training.runs import Run, RunError
+from training.run_folder import RunError
+from training.runs import Run
 
 
 @pytest.fixture
@@ -50,6 +51,19 @@ def test_a_release_is_what_the_service_needs_and_a_card_with_the_manifests_numbe
         for heading in ("Data", "Scores", "Limits", "Safety and fairness"):
             assert f"\n## {heading}\n" in card
         assert max(map(len, re.sub(r"\|.*\|", "", card).splitlines())) <= 130
+
+
+def test_a_card_names_the_teachers_by_number_and_not_by_their_folders(tiny_runs: dict[str, Run]) -> None:
+    run = tiny_runs["pedestrian_unet"]
+    manifest = {
+        **json.loads((Path(__file__).parents[1] / "contract" / "manifest.golden.json").read_text()),
+        "name": "pedestrian_unet",
+    }
+    assert "teachers" not in released.card(run, manifest)
+    taught = dataclasses.replace(run, experiment=run.experiment.with_settings({"teachers": "/a/b,/c"}))
+    card = released.card(taught, manifest)
+    assert "--set distillation=0.7 --set teachers=…`, its teachers being 2 networks trained before it, " in card
+    assert "/a/b" not in card
 
 
 def test_the_same_training_keeps_its_version_and_another_takes_its_place(

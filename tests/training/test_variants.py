@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from training.__main__ import app
 from training.export import half
 from training.export.manifest import sha256_of
-from training.runs import Run, RunError
+from training.run_folder import RunError
+from training.runs import Run
 from training.variants import export_fp16, export_int8
 
 EXPORTS = {"int8": export_int8, "fp16": export_fp16}

@@ -7,9 +7,9 @@ from typing import Any
 from training.experiments.autoencoder_family import AUTOENCODER_FAMILY
 from training.experiments.base import Experiment, ExperimentError
 from training.experiments.denoising import DENOISING
-from training.experiments.pedestrian import PEDESTRIAN
 from training.experiments.pedestrian_autoencoders import PEDESTRIAN_AUTOENCODERS
 from training.experiments.pedestrian_mobilenet import PEDESTRIAN_MOBILENET
+from training.experiments.pedestrian_unet import PEDESTRIAN
 from training.experiments.sparse_autoencoders import SPARSE_AUTOENCODERS
 from training.experiments.sparse_coding import SPARSE_CODING
 from training.experiments.sparse_filtering import SPARSE_FILTERING

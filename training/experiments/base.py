@@ -192,7 +192,7 @@ def _parsed(kind: Any, text: str, what: str) -> Any:
     try:
         if origin is tuple:
             element, _ = typing.get_args(kind)
-            return tuple(element(part) for part in text.split(","))
+            return tuple(element(part) for part in text.split(",") if text)
         if origin is typing.Literal:
             if text not in typing.get_args(kind):
                 raise ValueError

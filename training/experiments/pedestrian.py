@@ -1,8 +1,4 @@
-"""Pedestrian segmentation on Penn-Fudan.
-
-``python -m training train pedestrian_unet`` trains the U-Net; see ``training/RESULTS.md`` for what it scores, how long
-it takes and on which machine.
-"""
+"""Pedestrian segmentation on Penn-Fudan: what all its networks share."""
 
 from __future__ import annotations
 
@@ -21,18 +17,18 @@ from training.datasets.pedestrians import FOLDS, PedestrianData, PedestrianScene
 from training.datasets.pipeline import training_pipeline
 from training.datasets.resizing import resize, restore
 from training.datasets.source import DataPolicy
-from training.encoders.unet import unet, with_quarter_head
+from training.encoders.unet import with_quarter_head
 from training.evaluation import figures
 from training.evaluation.segmentation import control_predictions, score_masks
 from training.experiments.base import Experiment, ExperimentError
 from training.export.servable import Family, Resizing, Servable, Tensor
-from training.loops.fit import Autodiff, Objective
+from training.loops.fit import Objective
 from training.loops.precision import Precision, computing_in
-from training.loops.schedules import RestartedCosine, warm_cosine
-from training.loops.trainer import Program
+from training.loops.schedules import warm_cosine
 from training.losses.segmentation import binary_crossentropy, soft_dice
 
 Answer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Target = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,11 +196,16 @@ class AugmentedPedestrian(PedestrianExperiment):
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
         return optimizer
 
-    def objective(self, trained: keras.Model) -> Objective:
-        """Cross-entropy and soft Dice of a batch of pictures uint8 [B, H, W, 3] and masks float [B, H, W, 1]."""
+    def objective(self, trained: keras.Model, target: Target | None = None) -> Objective:
+        """Cross-entropy and soft Dice of a batch of pictures uint8 [B, H, W, 3] and masks float [B, H, W, 1].
+
+        Args:
+            trained: the net, with its head where it has one.
+            target: from pictures and masks to what is to be answered, float [B, H, W, 1] in 0..1; None: the masks.
+        """
 
         def objective(batch: tuple[tf.Tensor, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-            picture, mask = batch
+            picture, mask = batch if target is None else (batch[0], target(*batch))
             with computing_in(trained, self.precision):
                 outputs = trained(picture, training=True)
             logits, *quarter = [tf.cast(each, tf.float32) for each in tf.nest.flatten(outputs)]
@@ -243,80 +244,3 @@ class AugmentedPedestrian(PedestrianExperiment):
             zoom=(smallest, largest),
             paste=self.paste if paste is None else paste,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PedestrianUNet(AugmentedPedestrian):
-    """The U-Net of :mod:`training.encoders.unet`.
-
-    Attributes:
-        stem: channels of the strided first convolution.
-        bottleneck: channels at the lowest resolution.
-        settling: share of the epochs, the last ones, in which crops have ``settled_zoom`` and nobody is put in, at a
-            rate that starts anew at ``settled_rate`` times the learning rate. At all zooms a person of any size is one
-            to be found; at the zoom at which the model is asked it learns which are too small or far away to have been
-            labelled. It costs recall and gains more precision.
-        settled_zoom: about the one at which the model is asked.
-        settled_rate: see above.
-    """
-
-    stem: int = 16
-    widths: tuple[int, ...] = (16, 40, 64, 96)
-    bottleneck: int = 112
-    settling: float = 0.18
-    settled_zoom: tuple[float, ...] = (1.0, 1.3)
-    settled_rate: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.settling < 1:
-            raise ExperimentError(f"{self.name}: settling must lie in 0..1, 1 not included. Received: {self.settling}")
-        self.check_zoom("settled_zoom", self.settled_zoom)
-        if self.settled_rate <= 0:
-            raise ExperimentError(f"{self.name}: settled_rate must be above 0. Received: {self.settled_rate}")
-
-    def build(self) -> keras.Model:
-        """A fresh model."""
-        return unet(self.stem, self.widths, self.bottleneck, seed=self.seed)
-
-    def program(self, model: keras.Model, data: PedestrianData) -> Program:
-        """Everything from the first step on: at all zooms, then at that of the service."""
-        trained = self.with_head(model)
-        settled = round(self.settling * self.epochs)
-        first, second = ((self.epochs - settled) * self.steps(data), settled * self.steps(data))
-        schedule = RestartedCosine(self.learning_rate, first, self.settled_rate * self.learning_rate, second)
-
-        def batches(epoch: int) -> tf.data.Dataset:
-            if epoch < self.epochs - settled:
-                return self.batches(data, epoch)
-            return self.batches(data, epoch, self.settled_zoom, paste=0.0)
-
-        return Autodiff(trained, self.objective(trained), self.adamw(schedule), batches)
-
-
-# In minutes: fewer epochs, and none of what makes the pictures harder and pays only later.
-_QUICK = {
-    "epochs": 70,
-    "zoom": (0.5, 1.6),
-    "paste": 0.0,
-    "widths": (24, 48, 64, 96),
-    "bottleneck": 96,
-    "auxiliary_weight": 0.0,
-    "settling": 0.0,
-    "precision": "float32",
-    "ask_height": 256,
-    "ask_width": 256,
-}
-
-PEDESTRIAN = (
-    PedestrianUNet(
-        name="pedestrian_unet",
-        summary="U-Net for pedestrian masks of any picture, trained with augmentation",
-        epochs=854,
-        ask_height=224,
-        ask_width=224,
-        batch_size=8,
-        learning_rate=3e-3,
-        presets={"quick": _QUICK},
-    ),
-)

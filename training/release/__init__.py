@@ -19,7 +19,8 @@ from training.experiments.pedestrian_autoencoders.base import PedestrianAutoenco
 from training.export.manifest import FILE_NAME, MODEL, sha256_of
 from training.export.quantised import SUFFIX
 from training.files import publish, remove_leftovers, temporary_folder, write_text
-from training.runs import Run, RunError, open_run
+from training.run_folder import RunError
+from training.runs import Run, open_run
 from training.variants import export_int8
 
 RELEASED = (

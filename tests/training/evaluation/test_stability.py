@@ -10,7 +10,7 @@ from tests.training.conftest import TINY
 from training.datasets.digits import DigitData
 from training.evaluation.stability import match_dictionaries
 from training.experiments import EXPERIMENTS
-from training.runs import RunError
+from training.run_folder import RunError
 from training.stability_study import study
 
 

@@ -15,7 +15,8 @@ from training.__main__ import app
 from training.datasets.digits import DigitData
 from training.experiments import EXPERIMENTS, OPTIONAL, experiment_named
 from training.experiments.base import ExperimentError
-from training.runs import Run, RunError, open_run
+from training.run_folder import RunError
+from training.runs import Run, open_run
 
 
 def test_every_experiment_is_under_its_own_name_and_has_a_small_version_for_these_tests() -> None:

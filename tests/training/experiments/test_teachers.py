@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training.datasets.pedestrians import PedestrianData, held_out
+from training.datasets.source import DataError
+from training.experiments import EXPERIMENTS
+from training.experiments.base import ExperimentError
+from training.losses.segmentation import binary_crossentropy, soft_dice
+from training.runs import Run, open_run
+
+SMALL = {"stem": "4", "widths": "8,8,8,8", "bottleneck": "8", "train_height": "32", "train_width": "32"}
+SMALL |= {"auxiliary_weight": "0", "precision": "float32", "epochs": "1", "paste": "0.5"}
+
+
+@pytest.fixture(scope="module")
+def teachers(street_data: PedestrianData, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two finished runs, the second of a net of its own widths."""
+    folders = []
+    for seed, widths in ((1, "8,8,8,8"), (2, "4,8,8,8")):
+        runs = tmp_path_factory.mktemp(f"seed-{seed}")
+        experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "seed": str(seed), "widths": widths})
+        Run(experiment, street_data, runs / experiment.name).train()
+        folders.append(runs)
+    return folders
+
+
+def test_a_student_learns_the_labels_and_the_mean_answer_of_its_teachers(
+    street_data: PedestrianData, teachers: list[Path]
+) -> None:
+    settings = {**SMALL, "teachers": ",".join(map(str, teachers)), "distillation": "0.6"}
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings(settings)
+    model = experiment.build()
+    program = experiment.program(model, street_data)
+    picture, mask = next(iter(program.batches(0)))
+    answers = [tf.sigmoid(open_run(experiment.name, runs).model()(picture, training=False)) for runs in teachers]
+    assert np.abs(answers[0] - answers[1]).max() > 0.01
+    target = 0.4 * mask + 0.6 * (answers[0] + answers[1]) / 2
+    twin = experiment.build()
+    logits = twin(picture, training=True)
+    expected = float(binary_crossentropy(target, logits) + soft_dice(target, logits))
+    assert float(program.step((picture, mask))["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_teachers_stay_as_they_are(street_data: PedestrianData, teachers: list[Path]) -> None:
+    settings = {**SMALL, "teachers": str(teachers[0]), "distillation": "1"}
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings(settings)
+    target = experiment.taught(street_data)
+    program = experiment.program(experiment.build(), street_data)
+    batch = next(iter(program.batches(0)))
+    before = target(*batch).numpy()
+    for _ in range(3):
+        program.step(batch)
+    np.testing.assert_array_equal(target(*batch).numpy(), before)
+    # the labels have no part in it
+    np.testing.assert_array_equal(target(batch[0], 1 - batch[1]).numpy(), before)
+
+
+def test_a_teacher_of_other_pictures_is_refused(street_data: PedestrianData, teachers: list[Path]) -> None:
+    """One that has seen the pictures which are held out would tell of them."""
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "teachers": str(teachers[0])})
+    expected = rf"pedestrian_unet: expected a teacher trained on {street_data.name}_fold_1 \(embedded data\)\. "
+    with pytest.raises(DataError, match=expected + rf"Received: one trained on {street_data.name} \(embedded data\)"):
+        experiment.program(experiment.build(), held_out(street_data, 1))
+
+
+def test_a_teacher_that_is_not_there_is_told_before_anything_is_written(
+    street_data: PedestrianData, tmp_path: Path
+) -> None:
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "teachers": f"{tmp_path}/none"})
+    run = Run(experiment, street_data, tmp_path / "runs" / experiment.name)
+    with pytest.raises(DataError, match=r"none/pedestrian_unet: expected a finished training of pedestrian_unet, as a"):
+        run.train()
+    assert not run.folder.exists()
+
+
+def test_a_run_without_teachers_opens_again(teachers: list[Path]) -> None:
+    assert open_run("pedestrian_unet", teachers[0]).experiment.teachers == ()
+
+
+def test_a_share_beyond_one_is_refused() -> None:
+    with pytest.raises(ExperimentError, match=r"distillation must lie in 0\.\.1\. Received: 1\.5"):
+        EXPERIMENTS["pedestrian_unet"].with_settings({"distillation": "1.5"})
