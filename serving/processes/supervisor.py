@@ -301,6 +301,10 @@ class Supervisor:
                 process.stop()
             while any(not process.ended for process in stopped) and time.monotonic() < end:
                 self._next_event(min(0.2, max(0.0, end - time.monotonic())))
+            for process in stopped:
+                if process.ended:
+                    # Its link is gone, and it is about to be: whoever waits for us is to find nobody left behind.
+                    process.wait()
             end += _MARGIN_SECONDS
         for process in list(self._processes.values()):
             if not process.ended:
