@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from training.__main__ import app
 from training.export import half
 from training.export.manifest import sha256_of
-from training.run_folder import RunError
+from training.run_folder import RunError, save_weights
 from training.runs import Run
 from training.variants import export_fp16, export_int8
 
@@ -65,7 +65,7 @@ def test_values_beyond_the_range_of_halves_are_refused(tiny_runs: dict[str, Run]
     loud.folder.mkdir()
     for file in ("config.json", "scores.json"):
         (loud.folder / file).write_bytes((run.folder / file).read_bytes())
-    loud._save_weights(model)
+    save_weights(model, loud.folder)
     version = loud.export(tmp_path / "models")
     with pytest.raises(
         RunError, match=r"pedestrian_unet: all values of the fp16 variant must be finite\. Received: .*nan"
