@@ -208,7 +208,7 @@ class DynamicBatcher:
         with self._changed:
             while self._waiting:
                 self._waiting.pop().settle(UnavailableError(f"{self.name} is shutting down"))
-            if not self._busy:
+            if not self._busy and not any(thread.is_alive() for thread in self._threads):
                 # Whoever still holds the batcher, the memory of its sessions is free from here on.
                 self._runs = ()
 
