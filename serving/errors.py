@@ -13,14 +13,16 @@
     └── RequestError               one request fails, the server goes on
         ├── InvalidInputError      the input is at fault; the message says what was expected and what came
         │   └── InvalidPictureError  bytes that are no whole picture of a known format within the pixel limit
-        ├── NotFoundError          no such model or version; the message names the known ones
+        ├── NotFoundError          no such model or version, and the message names the known ones; no such shared memory
+        ├── AlreadyExistsError     a name is taken
         ├── UnauthenticatedError   no token, or none that is known
         ├── ForbiddenError         the server's operator does not allow this to callers
         ├── LoadError              a model that was to be loaded is broken; what was served before still is
         ├── OverloadedError        something bounded is full: try again later, elsewhere
         │   ├── QueueFullError        the requests that wait for a model
         │   ├── TooManyRequestsError  the requests under way in the server
-        │   └── TooManyStreamsError   the open streams
+        │   ├── TooManyStreamsError   the open streams
+        │   └── TooManyRegionsError   the registered regions of shared memory
         ├── DeadlineError          the caller's deadline passed before the answer was there
         ├── CancelledError         the caller went away
         ├── UnavailableError       models are still loading, or the server is stopping
@@ -100,9 +102,15 @@ class InvalidPictureError(InvalidInputError):
 
 
 class NotFoundError(RequestError):
-    """No such model or version."""
+    """No such model, version or shared memory."""
 
     reason = "not_found"
+
+
+class AlreadyExistsError(RequestError):
+    """A name is taken."""
+
+    reason = "already_exists"
 
 
 class UnauthenticatedError(RequestError):
@@ -145,6 +153,12 @@ class TooManyStreamsError(OverloadedError):
     """As many streams are open as may be."""
 
     reason = "open_streams"
+
+
+class TooManyRegionsError(OverloadedError):
+    """As many regions of shared memory are registered as may be."""
+
+    reason = "shared_memory_regions"
 
 
 class DeadlineError(RequestError):

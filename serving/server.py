@@ -36,6 +36,7 @@ from serving.servicers.journal import Journal
 from serving.servicers.registration import Registrar
 from serving.servicers.status import Reception
 from serving.settings import Settings
+from serving.shared_memory import Regions
 from serving.shelf import Shelf, State
 from serving.tracing import Tracer
 
@@ -229,6 +230,7 @@ class Server:
                 self._reception,
                 version=assembly.distribution_version(),
                 control=settings.callers_control_models,
+                regions=Regions(settings.max_message_bytes) if settings.system_shared_memory else None,
             ),
         )
         tensorflow_serving.add_to(

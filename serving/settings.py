@@ -150,6 +150,11 @@ class Settings(BaseSettings):
         description="memory that each worker shares with the engine process for the rows under way, taken as it is"
         " needed; a request that finds no room is answered RESOURCE_EXHAUSTED",
     )
+    system_shared_memory: bool = Field(
+        False,
+        description="whether callers on this machine may leave and fetch tensors in POSIX shared memory (Triton's calls"
+        " for it); they can then have the server read and write whatever it may in /dev/shm. Needs --workers 1",
+    )
     poll_seconds: float = Field(
         0, ge=0, allow_inf_nan=False, description="how often to look for new, changed and removed models; 0 never does"
     )
@@ -260,6 +265,13 @@ class Settings(BaseSettings):
             raise ValueError("--cuda-graphs needs --allowed-batch-sizes: a graph is captured for each of them")
         return self
 
+    @validates_model(mode="after")
+    def _check_shared_memory(self) -> "Settings":
+        # A region is registered with one process, and the next request may reach another.
+        if self.system_shared_memory and self.workers > 1:
+            raise ValueError(f"--system-shared-memory needs --workers 1. Received: {self.workers}")
+        return self
+
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can connect."""
@@ -276,7 +288,10 @@ class Settings(BaseSettings):
             "without --tls-certificate, so that what is sent can be read on its way"
             if not self.tls_certificate
             else "",
-            "without --token-file or --tls-client-ca, so that everybody who reaches it may ask" if not known else "",
+            "without --token-file or --tls-client-ca, so that everybody who reaches it may ask"
+            f"{' and use shared memory' if self.system_shared_memory else ''}"
+            if not known
+            else "",
         ]
         told = ", and ".join(filter(None, missing))
         return f"--host {self.host} {told}" if told and not self.on_loopback else None

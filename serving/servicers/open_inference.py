@@ -1,39 +1,28 @@
 """``inference.GRPCInferenceService``: the Open Inference Protocol v2, as the stock clients of NVIDIA Triton speak it.
 
-Left out: shared memory, tracing and logging calls (UNIMPLEMENTED), and the classification of outputs.
+Left out: CUDA's shared memory, tracing and logging calls (UNIMPLEMENTED), and the classification of outputs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import grpc
 
 from serving.call import PRIORITIES, USUAL, Call
-from serving.engine import Engine, Inference, Pictures
-from serving.errors import ForbiddenError, InvalidInputError, quote
-from serving.intake import Array
+from serving.engine import Engine
+from serving.errors import ForbiddenError, InvalidInputError
 from serving.pb.open_inference import grpc_service_pb2 as pb
 from serving.pb.open_inference import grpc_service_pb2_grpc as pb_grpc
 from serving.servicers import open_inference_models as models
-from serving.servicers import tensors
+from serving.servicers.open_inference_tensors import destinations, inputs, integer, keys, response
 from serving.servicers.registration import Registrar
 from serving.servicers.status import Asked, Reception
+from serving.shared_memory import Regions
 from serving.shelf import State, Version
 
 SERVICE_NAME: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
 _EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "schedule_policy", "statistics")
-
-# The field of a tensor's contents that holds a datatype. FP16 has none: it comes as raw bytes only.
-_CONTENTS = {
-    "BOOL": "bool_contents",
-    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
-    "INT64": "int64_contents",
-    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    tensors.BYTES: "bytes_contents",
-}
+_SHARED_MEMORY = "system_shared_memory"
 
 
 class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
@@ -44,14 +33,18 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         reception: takes the requests in and ends those that fail.
         version: of the server, for ServerMetadata.
         control: whether callers may load and unload models.
+        regions: of shared memory that callers may register; None where they may not.
     """
 
-    def __init__(self, engine: Engine, reception: Reception, *, version: str, control: bool) -> None:
+    def __init__(
+        self, engine: Engine, reception: Reception, *, version: str, control: bool, regions: Regions | None = None
+    ) -> None:
         self._engine = engine
         self._repository = engine.repository
         self._reception = reception
         self._version = version
         self._control = control
+        self._regions = regions
 
     def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:  # noqa: N802
         """Yes, since this answers."""
@@ -74,7 +67,11 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ServerMetadataResponse:
         """Name, version and extensions."""
         del request, context
-        return pb.ServerMetadataResponse(name="sparsewalk", version=self._version, extensions=_EXTENSIONS)
+        return pb.ServerMetadataResponse(
+            name="sparsewalk",
+            version=self._version,
+            extensions=_EXTENSIONS if self._regions is None else (*_EXTENSIONS, _SHARED_MEMORY),
+        )
 
     def ModelMetadata(  # noqa: N802
         self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
@@ -184,7 +181,7 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
             if request.parameters:
                 raise InvalidInputError(
                     "a model is loaded from its folder as it is, without parameters."
-                    f" Received: {_keys(request.parameters)}"
+                    f" Received: {keys(request.parameters)}"
                 )
             self._repository.load_model(request.model_name)
             return pb.RepositoryModelLoadResponse()
@@ -204,6 +201,53 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
         return self._reception.answer("RepositoryModelUnload", (request.model_name, None), context, work)
 
+    def SystemSharedMemoryStatus(  # noqa: N802
+        self, request: pb.SystemSharedMemoryStatusRequest, context: grpc.ServicerContext
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        """The regions that are registered."""
+
+        def work(call: Call) -> pb.SystemSharedMemoryStatusResponse:
+            call.check()
+            told = pb.SystemSharedMemoryStatusResponse()
+            for region in self._shared().registered(request.name):
+                told.regions[region.name].CopyFrom(
+                    pb.SystemSharedMemoryStatusResponse.RegionStatus(
+                        name=region.name, key=region.key, offset=region.offset, byte_size=region.size
+                    )
+                )
+            return told
+
+        return self._reception.answer("SystemSharedMemoryStatus", ("", None), context, work)
+
+    def SystemSharedMemoryRegister(  # noqa: N802
+        self, request: pb.SystemSharedMemoryRegisterRequest, context: grpc.ServicerContext
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        """Makes a part of a shared memory object known under a name."""
+
+        def work(call: Call) -> pb.SystemSharedMemoryRegisterResponse:
+            call.check()
+            self._shared().register(request.name, request.key, request.offset, request.byte_size)
+            return pb.SystemSharedMemoryRegisterResponse()
+
+        return self._reception.answer("SystemSharedMemoryRegister", ("", None), context, work)
+
+    def SystemSharedMemoryUnregister(  # noqa: N802
+        self, request: pb.SystemSharedMemoryUnregisterRequest, context: grpc.ServicerContext
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        """Forgets one region, or all."""
+
+        def work(call: Call) -> pb.SystemSharedMemoryUnregisterResponse:
+            call.check()
+            self._shared().unregister(request.name)
+            return pb.SystemSharedMemoryUnregisterResponse()
+
+        return self._reception.answer("SystemSharedMemoryUnregister", ("", None), context, work)
+
+    def _shared(self) -> Regions:
+        if self._regions is None:
+            raise ForbiddenError("this server takes no tensors in shared memory (--system-shared-memory false)")
+        return self._regions
+
     def _check_control(self) -> None:
         if not self._control:
             raise ForbiddenError("this server does not let callers load and unload models (--model-control false)")
@@ -211,15 +255,10 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     def _infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         _take_parameters(request.parameters, call)
         outputs = [output.name for output in request.outputs]
-        for output in request.outputs:
-            if output.parameters and not set(output.parameters) <= {"binary_data"}:
-                raise InvalidInputError(
-                    f"output {quote(output.name)} is answered as it is, without parameters."
-                    f" Received: {_keys(output.parameters)}"
-                )
+        parts = destinations(request, self._regions)
         name, version = _asked(request)
-        answer = self._engine.infer(name, version, _inputs(request), outputs, call=call)
-        return _response(request, answer)
+        answer = self._engine.infer(name, version, inputs(request, self._regions), outputs, call=call)
+        return response(request, answer, parts)
 
 
 def add_to(server: Registrar, servicer: OpenInferenceServicer) -> None:
@@ -240,79 +279,15 @@ def _asked(request: pb.ModelInferRequest) -> Asked:
 
 def _take_parameters(parameters: Mapping[str, pb.InferParameter], call: Call) -> None:
     if "timeout" in parameters:
-        microseconds = _integer("timeout", parameters["timeout"])
+        microseconds = integer("timeout", parameters["timeout"])
         if microseconds < 0:
             raise InvalidInputError(f"the parameter timeout is a number of microseconds. Received: {microseconds}")
         if microseconds:
             call.narrow(microseconds * 1e-6)
     if "priority" in parameters:
-        priority = _integer("priority", parameters["priority"])
+        priority = integer("priority", parameters["priority"])
         if not 0 <= priority <= PRIORITIES:
             raise InvalidInputError(
                 f"the parameter priority is 1 to {PRIORITIES}, or 0 for the usual one. Received: {priority}"
             )
         call.priority = priority or USUAL
-
-
-def _integer(name: str, parameter: pb.InferParameter) -> int:
-    kind = parameter.WhichOneof("parameter_choice")
-    if kind == "int64_param":
-        return parameter.int64_param
-    if kind == "uint64_param":
-        return parameter.uint64_param
-    raise InvalidInputError(f"the parameter {name} is an integer. Received: {kind or 'nothing'}")
-
-
-def _keys(parameters: Mapping[str, object]) -> str:
-    return ", ".join(quote(name) for name in sorted(parameters)[:5])
-
-
-def _inputs(request: pb.ModelInferRequest) -> dict[str, Array | Pictures]:
-    names = [tensor.name for tensor in request.inputs]
-    if len(set(names)) != len(names):
-        raise InvalidInputError(f"each input comes once. Received: {', '.join(map(quote, names))}")
-    raw: Sequence[bytes] = request.raw_input_contents
-    if raw and len(raw) != len(names):
-        raise InvalidInputError(
-            f"raw_input_contents holds all inputs or none: {len(names)} of them. Received: {len(raw)}"
-        )
-    return {tensor.name: _array(tensor, raw[number] if raw else None) for number, tensor in enumerate(request.inputs)}
-
-
-def _array(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Array | Pictures:
-    what = f"input {quote(tensor.name)}"
-    if "shared_memory_region" in tensor.parameters:
-        raise InvalidInputError(f"{what}: there is no shared memory here; send the values")
-    shape, contents = tensor.shape, tensor.contents
-    if raw is not None:
-        if tensor.HasField("contents"):
-            raise InvalidInputError(f"{what}: values come in contents or in raw_input_contents. Received: both")
-        if tensor.datatype == tensors.BYTES:
-            elements = tensors.split(what, raw, tensors.count(what, shape))
-            return tensors.pictures(what, shape, elements)
-        return tensors.from_bytes(what, tensors.dtype_of(what, tensor.datatype), shape, raw)
-    filled = [field.name for field, _ in contents.ListFields()]
-    if tensor.datatype == tensors.BYTES:
-        _check_filled(what, tensor.datatype, filled)
-        return tensors.pictures(what, shape, contents.bytes_contents)
-    dtype = tensors.dtype_of(what, tensor.datatype)
-    if tensor.datatype not in _CONTENTS:
-        raise InvalidInputError(f"{what}: values of {tensor.datatype} come in raw_input_contents only")
-    _check_filled(what, tensor.datatype, filled)
-    return tensors.from_values(what, dtype, shape, getattr(contents, _CONTENTS[tensor.datatype]))
-
-
-def _check_filled(what: str, datatype: str, filled: Sequence[str]) -> None:
-    if filled != [_CONTENTS[datatype]]:
-        raise InvalidInputError(
-            f"{what}: values of {datatype} come in {_CONTENTS[datatype]}, or all inputs in raw_input_contents."
-            f" Received: {', '.join(filled) or 'none'}"
-        )
-
-
-def _response(request: pb.ModelInferRequest, answer: Inference) -> pb.ModelInferResponse:
-    response = pb.ModelInferResponse(model_name=answer.model, model_version=str(answer.version), id=request.id)
-    for name, array in answer.outputs.items():
-        response.outputs.add(name=name, datatype=tensors.NAMES[array.dtype], shape=array.shape)
-        response.raw_output_contents.append(array.tobytes())
-    return response

@@ -12,6 +12,7 @@ import grpc
 from serving.call import Call
 from serving.errors import (
     INTERNAL,
+    AlreadyExistsError,
     CancelledError,
     DeadlineError,
     ForbiddenError,
@@ -47,6 +48,7 @@ _log = logging.getLogger(__name__)
 STATUS: dict[type[RequestError], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     LoadError: grpc.StatusCode.FAILED_PRECONDITION,

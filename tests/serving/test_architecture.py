@@ -65,6 +65,7 @@ LEAVES = [
     "call",
     "tally",
     "memory",
+    "shared_memory",
 ]
 
 

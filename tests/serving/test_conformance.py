@@ -113,13 +113,14 @@ class TestTritonClient:
         assert_same_facts(described(grpc_service_pb2.DESCRIPTOR, model_config_pb2.DESCRIPTOR), theirs)
 
     def test_it_works_unchanged(self, start: Callable[..., Any], picture: Path) -> None:
-        told = run(TRITON, HERE / "triton_client.py", start().target, picture)
+        told = run(TRITON, HERE / "triton_client.py", start(None, "--system-shared-memory", "true").target, picture)
         assert told.split()[1::2] == [
             "health_and_metadata",
             "inference",
             "pictures",
             "callbacks",
             "stream",
+            "shared_memory",
             "repository",
             "statistics",
             "with_asyncio",

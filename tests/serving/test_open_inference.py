@@ -132,7 +132,7 @@ BAD: dict[str, tuple[pb.ModelInferRequest, str]] = {
                 parameters={"shared_memory_region": parameter(string_param="r")},
             )
         ),
-        "there is no shared memory here",
+        "this server takes no tensors in shared memory (--system-shared-memory false); send the values",
     ),
     "more rows than a batch": (
         ask(image((65, 784)), raw=(bytes(65 * 3136),)),

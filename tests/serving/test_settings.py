@@ -204,6 +204,11 @@ def test_what_keeps_nobody_out_is_warned_of_beyond_loopback(flags: list[str], wa
     assert re.findall(r"without (--\S+(?: or --[a-z-]+)?)", (told or "").replace(",", "")) == warned_of
 
 
+def test_shared_memory_that_strangers_may_use_is_warned_of() -> None:
+    told = Settings.from_command_line(["--host", "0.0.0.0", "--system-shared-memory", "true"]).exposure
+    assert "so that everybody who reaches it may ask and use shared memory" in (told or "")
+
+
 def test_settings_are_printed_on_demand(models: Path) -> None:
     command = [sys.executable, "-m", "serving", "--model-repository", str(models), "--print-settings"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)

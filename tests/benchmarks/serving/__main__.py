@@ -23,12 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import limits
 import numpy as np
 import onnxruntime
 import report
 import scenarios
-from grpc import __version__ as grpc_version
+
+from serving.pb.open_inference import grpc_service_pb2 as oip
+from serving.pb.open_inference import grpc_service_pb2_grpc as oip_grpc
 
 HERE = Path(__file__).parent
 
@@ -118,8 +121,13 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--no-limits", action="store_true", help="leave out start, memory and refusal")
     arguments = parser.parse_args()
-    chosen = [each for each in scenarios.build(arguments.models, 0) if arguments.scenario in each.name]
-    bench = start(arguments.models, arguments.server_flags.split())
+    memory = scenarios.Memory(16 * 2**20)
+    chosen = [each for each in scenarios.build(arguments.models, 0, memory) if arguments.scenario in each.name]
+    bench = start(arguments.models, ["--system-shared-memory=true", *arguments.server_flags.split()])
+    with grpc.insecure_channel(bench.server.target) as channel:
+        oip_grpc.GRPCInferenceServiceStub(channel).SystemSharedMemoryRegister(
+            oip.SystemSharedMemoryRegisterRequest(name=memory.region, key=memory.key, byte_size=memory.size), timeout=10
+        )
     cells = [
         (scenario, system, callers)
         for scenario in chosen
@@ -141,6 +149,7 @@ def main() -> None:
         for process in (bench.raw.process, bench.bare.process, bench.server.process, bench.load):
             process.terminate()
             process.wait()
+        memory.close()
     result = report.summarise(found, [each.name for each in chosen], arguments.callers)
     result["command"] = f"python tests/benchmarks/serving {' '.join(sys.argv[1:])}".strip()
     result["machine"] = {
@@ -149,7 +158,7 @@ def main() -> None:
         "system": platform.system(),
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
-        "grpcio": grpc_version,
+        "grpcio": grpc.__version__,
     }
     if not arguments.no_limits:
         result["limits"] = limits.measure(arguments.models)

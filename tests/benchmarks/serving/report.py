@@ -73,7 +73,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     names = list(dict.fromkeys(cell["scenario"] for cell in result["cells"]))
     figure, axes = plt.subplots(len(names), 4, figsize=(17, 3.6 * len(names)), squeeze=False, layout="constrained")
-    colours = dict(zip(scenarios.SYSTEMS, ("black", "grey", "C0", "C4", "C1", "C2", "C3"), strict=True))
+    colours = dict(zip(scenarios.SYSTEMS, ("black", "grey", "C0", "C4", "C1", "C5", "C2", "C3", "C6"), strict=True))
     for row, name in enumerate(names):
         for column, (key, (title, factor, _)) in enumerate(FIGURES.items()):
             axis = axes[row][column]

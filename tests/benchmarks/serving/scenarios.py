@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +19,20 @@ from serving.servicers import sparse, tensor_protos
 
 Array = np.ndarray
 
-RAW, BARE, NATIVE, COMPACT, OPEN_INFERENCE, TENSORFLOW, STREAM = (
+RAW, BARE, NATIVE, COMPACT, OPEN_INFERENCE, SHARED, TENSORFLOW, STREAM, SHARED_STREAM = (
     "raw onnxruntime",
     "bare grpcio",
     "native",
     # What belongs to the protocol for just this: pictures as the bytes they are, and of a sparse code what is not 0.
     "native, bytes in, sparse out",
     "Open Inference",
+    # For callers on the server's machine: only where the rows lie goes through gRPC.
+    "Open Inference, shared memory",
     "TensorFlow Serving",
     "stream",
+    "stream, shared memory",
 )
-SYSTEMS = (RAW, BARE, NATIVE, COMPACT, OPEN_INFERENCE, TENSORFLOW, STREAM)
+SYSTEMS = (RAW, BARE, NATIVE, COMPACT, OPEN_INFERENCE, SHARED, TENSORFLOW, STREAM, SHARED_STREAM)
 
 _ENCODE = "/sparsewalk.v1.EncoderService/Encode"
 _SEGMENT = "/sparsewalk.v1.EncoderService/Segment"
@@ -45,6 +50,46 @@ class Ask:
     request: bytes
     read: Callable[[bytes], Array]
     stream: bool = False
+
+
+class Memory:
+    """Memory of this machine that the server reads the rows from and puts its answers into.
+
+    Args:
+        size: in bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._object = SharedMemory(create=True, size=size)
+        self._used = 0
+        self.region = "bench"
+        self.size = size
+
+    @property
+    def key(self) -> str:
+        """Under which the system knows it."""
+        return self._object.name
+
+    def reserve(self, size: int) -> int:
+        """Takes room; returns its offset."""
+        offset = self._used
+        self._used += size
+        if self._used > self.size:
+            raise ValueError(f"more than {self.size} bytes of shared memory are needed")
+        return offset
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Puts bytes there."""
+        self._object.buf[offset : offset + len(data)] = data
+
+    def array(self, offset: int, shape: Sequence[int]) -> Array:
+        """The float32 values there."""
+        return np.frombuffer(self._object.buf, np.float32, math.prod(shape), offset).reshape(shape).copy()
+
+    def close(self) -> None:
+        """Gives it back."""
+        self._object.close()
+        self._object.unlink()
 
 
 @dataclass(frozen=True)
@@ -77,8 +122,14 @@ class Scenario:
             raise ValueError(f"{self.name}: {system} answers other rows than the raw session")
 
 
-def build(models: Path, threads: int) -> list[Scenario]:
-    """The scenarios, with what the raw sessions answer."""
+def build(models: Path, threads: int, memory: Memory | None = None) -> list[Scenario]:
+    """The scenarios, with what the raw sessions answer.
+
+    Args:
+        models: the model repository.
+        threads: of the raw sessions.
+        memory: shared with the server; None: nothing is asked through it.
+    """
     rng = np.random.default_rng(0)
     runtime = Runtime.choose("cpu", threads)
     digits, unet = (open_model(models, name, runtime) for name in ("mnist_k_sparse", "pedestrian_unet"))
@@ -88,10 +139,12 @@ def build(models: Path, threads: int) -> list[Scenario]:
         image = pixels.astype(np.float32) / np.float32(255)
         (expected,) = digits.run({"image": image}, ("encoding",))
         scenarios.append(_encode(f"MNIST encoding, {rows} row{'s' if rows > 1 else ''}", image, pixels, expected))
+        _share(scenarios[-1], memory)
     picture = rng.integers(0, 256, (128, 128, 3), np.uint8)
     batch = picture[np.newaxis]
     (expected,) = unet.run({"image": batch}, ("mask",))
     scenarios.append(_infer("U-Net, 128x128 uint8 tensor", "pedestrian_unet", batch, "mask", expected))
+    _share(scenarios[-1], memory)
     resizing = manifest.read(_newest(models, "pedestrian_unet") / manifest.FILE_NAME).resizing
     resized, geometry = imaging.resize(picture, resizing.rule, resizing.height, resizing.width, resizing.pad_value)
     batch = resized[np.newaxis]
@@ -101,6 +154,32 @@ def build(models: Path, threads: int) -> list[Scenario]:
         _segment(f"Segment, 128x128 picture at {resizing.height}x{resizing.width}", picture, batch, expected)
     )
     return scenarios
+
+
+def _share(scenario: Scenario, memory: Memory | None) -> None:
+    """Adds the requests whose rows lie in shared memory, as do those of the answers afterwards."""
+    if memory is None:
+        return
+    asked = oip.ModelInferRequest(model_name=scenario.model)
+    (image,) = scenario.inputs.values()
+    asked.inputs.add(name="image", datatype="UINT8" if image.dtype == np.uint8 else "FP32", shape=image.shape)
+    asked.outputs.add(name=scenario.output)
+    offsets = []
+    for tensor, size in ((asked.inputs[0], image.nbytes), (asked.outputs[0], scenario.expected.nbytes)):
+        offsets.append(memory.reserve(size))
+        tensor.parameters["shared_memory_region"].string_param = memory.region
+        tensor.parameters["shared_memory_byte_size"].int64_param = size
+        tensor.parameters["shared_memory_offset"].int64_param = offsets[-1]
+    memory.write(offsets[0], image.tobytes())
+
+    def read(answer: bytes) -> Array:
+        return memory.array(offsets[1], oip.ModelInferResponse.FromString(answer).outputs[0].shape)
+
+    def read_stream(answer: bytes) -> Array:
+        return read(oip.ModelStreamInferResponse.FromString(answer).infer_response.SerializeToString())
+
+    scenario.asks[SHARED] = Ask(_INFER, asked.SerializeToString(), read)
+    scenario.asks[SHARED_STREAM] = Ask(_INFER_STREAM, asked.SerializeToString(), read_stream, stream=True)
 
 
 def open_model(models: Path, name: str, runtime: Runtime) -> OnnxBackend:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import InferenceServerException
 
 TARGET, PICTURE = sys.argv[1], Path(sys.argv[2]).read_bytes()
@@ -130,6 +131,33 @@ def stream(client: triton.InferenceServerClient) -> None:
     client.stop_stream()
 
 
+def shared_memory(client: triton.InferenceServerClient) -> None:
+    client.unregister_system_shared_memory()
+    handles = {
+        name: shm.create_shared_memory_region(name, f"/sparsewalk_{name}", ROWS.nbytes) for name in ("rows", "found")
+    }
+    try:
+        shm.set_shared_memory_region(handles["rows"], [ROWS])
+        for name in handles:
+            client.register_system_shared_memory(name, f"/sparsewalk_{name}", ROWS.nbytes)
+        assert set(client.get_system_shared_memory_status(as_json=True)["regions"]) == set(handles)
+        rows = triton.InferInput("image", list(ROWS.shape), "FP32")
+        rows.set_shared_memory("rows", ROWS.nbytes)
+        found, encoding = triton.InferRequestedOutput("reconstruction"), triton.InferRequestedOutput("encoding")
+        found.set_shared_memory("found", ROWS.nbytes)
+        answer = client.infer("digits", [rows], outputs=[found, encoding])
+        put = shm.get_contents_as_numpy(handles["found"], np.float32, answer.get_output("reconstruction").shape)
+        np.testing.assert_allclose(put, 1 - ROWS, rtol=1e-6)
+        np.testing.assert_allclose(answer.as_numpy("encoding")[:, 0], ROWS.sum(axis=1), rtol=1e-5)
+        client.unregister_system_shared_memory("rows")
+        refused("NOT_FOUND", "registered as 'rows'", lambda: client.infer("digits", [rows], outputs=[found]))
+        client.unregister_system_shared_memory()
+        assert client.get_system_shared_memory_status(as_json=True) == {}
+    finally:
+        for handle in handles.values():
+            shm.destroy_shared_memory_region(handle)
+
+
 def repository(client: triton.InferenceServerClient) -> None:
     index = {(each.name, each.version): each.state for each in client.get_model_repository_index().models}
     assert index["red", "2"] == "READY"
@@ -180,7 +208,16 @@ async def with_asyncio() -> None:
 
 def main() -> None:
     with triton.InferenceServerClient(TARGET) as client:
-        for check in (health_and_metadata, inference, pictures, callbacks, stream, repository, statistics):
+        for check in (
+            health_and_metadata,
+            inference,
+            pictures,
+            callbacks,
+            stream,
+            shared_memory,
+            repository,
+            statistics,
+        ):
             check(client)
             print("ok", check.__name__)
     asyncio.run(with_asyncio())

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from serving.pb.open_inference import grpc_service_pb2 as oip
 from tests.serving.conftest import launch, write_model
-from tests.serving.fuzz.messages import MODELS, Fuzzer, Method
+from tests.serving.fuzz.messages import KEY, MODELS, REGION, REGION_BYTES, Fuzzer, Method
 
 _SECONDS = 20.0
 # The caller's own patience with answers that never end.
@@ -33,6 +34,7 @@ _DESERVED = {
     "OK",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
+    "ALREADY_EXISTS",
     "FAILED_PRECONDITION",
     "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
@@ -65,11 +67,14 @@ def run(root: Path, count: int, seed: int) -> Result:
     """
     for name in MODELS:
         write_model(root, name)
-    running = launch(root, "--log-level", "warning", "--max-message-bytes", str(4 * 2**20))
+    flags = ("--log-level", "warning", "--max-message-bytes", str(4 * 2**20), "--system-shared-memory", "true")
+    memory = SharedMemory(KEY, create=True, size=REGION_BYTES)
+    running = launch(root, *flags)
     result, started = Result(seed), time.monotonic()
     try:
         with grpc.insecure_channel(running.target) as channel, ThreadPoolExecutor(_THREADS) as pool:
             fuzzer = Fuzzer(seed)
+            _restore(channel, result)
             while result.sent < count:
                 drawn = [fuzzer.draw() for _ in range(200)]
                 for (method, messages), (status, complaint) in zip(
@@ -92,6 +97,8 @@ def run(root: Path, count: int, seed: int) -> Result:
             result.findings.append(f"the log has a traceback: {errors[errors.index('Traceback') - 300 :][:3000]}")
     finally:
         running.process.kill()
+        memory.close()
+        memory.unlink()
     # Over the first fifth caches fill and arenas grow.
     steady = result.mebibytes[len(result.mebibytes) // 5 :]
     if steady and steady[-1] - steady[0] > _GROWTH_MEBIBYTES:
@@ -132,13 +139,17 @@ def _judge(method: Method, error: Any, seconds: float) -> str:
 
 
 def _restore(channel: grpc.Channel, result: Result) -> None:
-    """Loads what a message may have unloaded, so that the next ones meet models again."""
+    """Puts back what a message may have taken away: models, and the region of shared memory."""
     load = channel.unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
     for name in MODELS:
         try:
             load(oip.RepositoryModelLoadRequest(model_name=name).SerializeToString(), timeout=_SECONDS)
         except grpc.RpcError as error:
             result.findings.append(f"{name} cannot be loaded any more: {error.code().name}: {error.details()}")
+    service = "/inference.GRPCInferenceService/SystemSharedMemory"
+    channel.unary_unary(f"{service}Unregister")(b"", timeout=_SECONDS)
+    region = oip.SystemSharedMemoryRegisterRequest(name=REGION, key=KEY, byte_size=REGION_BYTES)
+    channel.unary_unary(f"{service}Register")(region.SerializeToString(), timeout=_SECONDS)
 
 
 def _resident(pid: int) -> float:

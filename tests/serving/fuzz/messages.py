@@ -18,6 +18,8 @@ from serving.pb.tensorflow_serving import apis_pb2 as tfs
 from serving.servicers import tensor_protos
 
 MODELS = ("red", "digits", "halves")
+# A shared memory object that there is, and the region that is registered of it.
+KEY, REGION, REGION_BYTES = "sparsewalk-fuzz", "region", 2**14
 
 _FILES = (native, oip, tfs, health_pb2, reflection_pb2)
 _NUMBERS = (0, 1, 2, 3, 7, 8, 28, 255, 784, 2**15, 2**31 - 1)
@@ -28,6 +30,7 @@ _TEXTS = (
     *MODELS,
     *("", "image", "encoding", "reconstruction", "mask", "FP32", "UINT8", "BYTES", "FP16", "BOOL", "INT64"),
     *("serving_default", "signature_def", "1", "-1", "99999999999999999999", "stable", "../red", "/etc/passwd"),
+    *(KEY, REGION, "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"),
     *("x" * 5000, "a\nb", "\0", "\u202e", "𝕏", "timeout", "priority", "sequence_id", "binary_data"),
 )
 
@@ -90,7 +93,15 @@ def valid(kind: type[Message]) -> list[Message]:
                 sparse=native.SparseRows(width=4, row_starts=[0, 1, 2], indices=[3, 0], values=[1, 2]),
             ),
         ],
-        oip.ModelInferRequest: [_infer("digits", "FP32", rows), _infer("red", "UINT8", picture[np.newaxis])],
+        oip.ModelInferRequest: [
+            _infer("digits", "FP32", rows),
+            _infer("red", "UINT8", picture[np.newaxis]),
+            _infer_shared(rows),
+        ],
+        oip.SystemSharedMemoryRegisterRequest: [
+            oip.SystemSharedMemoryRegisterRequest(name=REGION, key=KEY, byte_size=REGION_BYTES)
+        ],
+        oip.SystemSharedMemoryUnregisterRequest: [oip.SystemSharedMemoryUnregisterRequest(name="another")],
         tfs.PredictRequest: [_predict("digits", rows), _predict("red", picture[np.newaxis])],
         tfs.GetModelMetadataRequest: [
             tfs.GetModelMetadataRequest(model_spec={"name": "red"}, metadata_field=["signature_def"])
@@ -116,6 +127,17 @@ def _infer(model: str, datatype: str, image: np.ndarray) -> oip.ModelInferReques
     request = oip.ModelInferRequest(model_name=model, id="7", raw_input_contents=[image.tobytes()])
     request.inputs.add(name="image", datatype=datatype, shape=image.shape)
     request.parameters["timeout"].int64_param = 5_000_000
+    return request
+
+
+def _infer_shared(image: np.ndarray) -> oip.ModelInferRequest:
+    request = oip.ModelInferRequest(model_name="digits")
+    request.inputs.add(name="image", datatype="FP32", shape=image.shape)
+    request.outputs.add(name="reconstruction")
+    for tensor, offset in ((request.inputs[0], 0), (request.outputs[0], REGION_BYTES // 2)):
+        tensor.parameters["shared_memory_region"].string_param = REGION
+        tensor.parameters["shared_memory_byte_size"].int64_param = image.nbytes
+        tensor.parameters["shared_memory_offset"].int64_param = offset
     return request
 
 
