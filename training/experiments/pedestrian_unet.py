@@ -5,12 +5,15 @@ See ``training/RESULTS.md`` for what it scores, how long it takes and on which m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from training.datasets.mixing import mixed
 from training.datasets.pedestrians import PedestrianData
 from training.datasets.source import DataError
 from training.encoders.unet import unet
@@ -41,6 +44,10 @@ class PedestrianUNet(AugmentedPedestrian):
             Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531; that teachers see the
             same crop: Beyer et al., arXiv 2106.05237).
         distillation: share of that answer in what is learned, 0..1; the rest are the labels.
+        start: folder of runs, likewise, with the training from whose weights this one starts; "" for new weights.
+        mixing: probability of a crop to be mixed with another one (:mod:`training.datasets.mixing`), but for the epochs
+            that settle. To crops of pictures that they were trained with, teachers answer little but the labels; to
+            mixed ones they answer what is theirs.
     """
 
     stem: int = 16
@@ -51,6 +58,8 @@ class PedestrianUNet(AugmentedPedestrian):
     settled_rate: float = 0.3
     teachers: tuple[str, ...] = ()
     distillation: float = 0.7
+    start: str = ""
+    mixing: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,17 +70,20 @@ class PedestrianUNet(AugmentedPedestrian):
             raise ExperimentError(f"{self.name}: settled_rate must be above 0. Received: {self.settled_rate}")
         if not 0 <= self.distillation <= 1:
             raise ExperimentError(f"{self.name}: distillation must lie in 0..1. Received: {self.distillation}")
+        if not 0 <= self.mixing <= 1:
+            raise ExperimentError(f"{self.name}: mixing must lie in 0..1. Received: {self.mixing}")
 
     def prepare(self) -> None:
-        """Looks whether all teachers are there.
+        """Looks whether all teachers are there, and the training to start from.
 
         Raises:
             DataError: one is not.
         """
-        for teacher in self.teachers:
-            folder = Path(teacher, self.name)
+        wanted = [(teacher, "as a teacher") for teacher in self.teachers]
+        for runs, purpose in wanted + [(self.start, "to start from")] * bool(self.start):
+            folder = Path(runs, self.name)
             if not (folder / WEIGHTS).exists():
-                raise DataError(f"{folder}: expected a finished training of {self.name}, as a teacher. Received: none")
+                raise DataError(f"{folder}: expected a finished training of {self.name}, {purpose}. Received: none")
 
     def build(self) -> keras.Model:
         """A fresh model."""
@@ -79,6 +91,13 @@ class PedestrianUNet(AugmentedPedestrian):
 
     def program(self, model: keras.Model, data: PedestrianData) -> Program:
         """Everything from the first step on: at all zooms, then at that of the service."""
+        if self.start:
+            folder = Path(self.start, self.name)
+            settings, own = self._check_data(folder, data)["settings"], self.settings()
+            sizes = {name: settings[name] for name in ("stem", "widths", "bottleneck")}
+            if sizes != {name: own[name] for name in sizes}:
+                raise DataError(f"{folder}: expected a net of this one's size, to start from. Received: {sizes}")
+            load_weights(model, folder)
         trained = self.with_head(model)
         objective = self.objective(trained, self.taught(data) if self.teachers else None)
         settled = round(self.settling * self.epochs)
@@ -87,7 +106,8 @@ class PedestrianUNet(AugmentedPedestrian):
 
         def batches(epoch: int) -> tf.data.Dataset:
             if epoch < self.epochs - settled:
-                return self.batches(data, epoch)
+                batches = self.batches(data, epoch)
+                return mixed(batches, self.mixing, seed=self.seed, epoch=epoch) if self.mixing else batches
             return self.batches(data, epoch, self.settled_zoom, paste=0.0)
 
         return Autodiff(trained, objective, self.adamw(schedule), batches)
@@ -110,16 +130,19 @@ class PedestrianUNet(AugmentedPedestrian):
         return target
 
     def _teacher(self, folder: Path, data: PedestrianData) -> keras.Model:
-        config = read_config(folder)
-        if (config["dataset"], config["data_source"]) != (data.name, data.source):
-            raise DataError(
-                f"{folder}: expected a teacher trained on {data.name} ({data.source} data). "
-                f"Received: one trained on {config['dataset']} ({config['data_source']} data)"
-            )
-        settings = config["settings"]
+        settings = self._check_data(folder, data)["settings"]
         model = unet(settings["stem"], settings["widths"], settings["bottleneck"])
         load_weights(model, folder)
         return model
+
+    def _check_data(self, folder: Path, data: PedestrianData) -> Mapping[str, Any]:
+        config = read_config(folder)
+        if (config["dataset"], config["data_source"]) != (data.name, data.source):
+            raise DataError(
+                f"{folder}: expected a net trained on {data.name} ({data.source} data). "
+                f"Received: one trained on {config['dataset']} ({config['data_source']} data)"
+            )
+        return config
 
 
 # In minutes: fewer epochs, and none of what makes the pictures harder and pays only later.

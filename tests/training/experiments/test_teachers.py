@@ -63,25 +63,52 @@ def test_teachers_stay_as_they_are(street_data: PedestrianData, teachers: list[P
 def test_a_teacher_of_other_pictures_is_refused(street_data: PedestrianData, teachers: list[Path]) -> None:
     """One that has seen the pictures which are held out would tell of them."""
     experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "teachers": str(teachers[0])})
-    expected = rf"pedestrian_unet: expected a teacher trained on {street_data.name}_fold_1 \(embedded data\)\. "
+    expected = rf"pedestrian_unet: expected a net trained on {street_data.name}_fold_1 \(embedded data\)\. "
     with pytest.raises(DataError, match=expected + rf"Received: one trained on {street_data.name} \(embedded data\)"):
         experiment.program(experiment.build(), held_out(street_data, 1))
 
 
-def test_a_teacher_that_is_not_there_is_told_before_anything_is_written(
-    street_data: PedestrianData, tmp_path: Path
+@pytest.mark.parametrize(("setting", "purpose"), [("teachers", "as a teacher"), ("start", "to start from")])
+def test_a_training_that_is_not_there_is_told_before_anything_is_written(
+    street_data: PedestrianData, tmp_path: Path, setting: str, purpose: str
 ) -> None:
-    experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "teachers": f"{tmp_path}/none"})
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, setting: f"{tmp_path}/none"})
     run = Run(experiment, street_data, tmp_path / "runs" / experiment.name)
-    with pytest.raises(DataError, match=r"none/pedestrian_unet: expected a finished training of pedestrian_unet, as a"):
+    expected = rf"none/pedestrian_unet: expected a finished training of pedestrian_unet, {purpose}\. Received: none"
+    with pytest.raises(DataError, match=expected):
         run.train()
     assert not run.folder.exists()
+
+
+def test_a_student_starts_from_the_weights_it_is_told_to(street_data: PedestrianData, teachers: list[Path]) -> None:
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "seed": "5", "start": str(teachers[0])})
+    model = experiment.build()
+    experiment.program(model, street_data)
+    for found, expected in zip(
+        model.get_weights(), open_run(experiment.name, teachers[0]).model().get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    other = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "start": str(teachers[1])})
+    with pytest.raises(DataError, match=r"expected a net of this one's size, to start from\. .*\[4, 8, 8, 8\]"):
+        other.program(other.build(), street_data)
+
+
+def test_crops_are_mixed_until_it_settles(street_data: PedestrianData) -> None:
+    settings = {**SMALL, "mixing": "1", "settling": "0.5", "epochs": "4"}
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings(settings)
+    program = experiment.program(experiment.build(), street_data)
+
+    def between(epoch: int) -> bool:
+        return any(bool(tf.reduce_any((mask > 0.01) & (mask < 0.99))) for _, mask in program.batches(epoch))
+
+    assert [between(epoch) for epoch in range(4)] == [True, True, False, False]
 
 
 def test_a_run_without_teachers_opens_again(teachers: list[Path]) -> None:
     assert open_run("pedestrian_unet", teachers[0]).experiment.teachers == ()
 
 
-def test_a_share_beyond_one_is_refused() -> None:
-    with pytest.raises(ExperimentError, match=r"distillation must lie in 0\.\.1\. Received: 1\.5"):
-        EXPERIMENTS["pedestrian_unet"].with_settings({"distillation": "1.5"})
+@pytest.mark.parametrize("setting", ["distillation", "mixing"])
+def test_a_share_beyond_one_is_refused(setting: str) -> None:
+    with pytest.raises(ExperimentError, match=rf"{setting} must lie in 0\.\.1\. Received: 1\.5"):
+        EXPERIMENTS["pedestrian_unet"].with_settings({setting: "1.5"})
