@@ -31,6 +31,7 @@ from training.loops.trainer import DivergenceError
 from training.mall_study import study
 from training.release import RELEASED
 from training.release import release as release_model
+from training.release.recipes import trainings
 from training.run_folder import CONFIG, RunError, read_config
 from training.runs import SCORES, Run, open_run
 from training.samples import write_samples
@@ -195,7 +196,9 @@ def release(
     """
 
     def release_one(name: str) -> None:
-        _train(name, FULL, "real", [], runs, make_strategy("none"), force=False)
+        for training in trainings(name):
+            folder = runs / training.folder
+            _train(name, FULL, "real", training.settings_in(runs), folder, make_strategy("none"), force=False)
         for folder in release_model(name, runs, output):
             typer.echo(f"{name}: {folder}")
 

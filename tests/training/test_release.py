@@ -10,6 +10,7 @@ import pytest
 from training import release as released
 from training.experiments import EXPERIMENTS
 from training.export.manifest import sha256_of
+from training.release.recipes import trainings
 from training.run_folder import RunError
 from training.runs import Run
 
@@ -60,10 +61,17 @@ def test_a_card_names_the_teachers_by_number_and_not_by_their_folders(tiny_runs:
         "name": "pedestrian_unet",
     }
     assert "teachers" not in released.card(run, manifest)
-    taught = dataclasses.replace(run, experiment=run.experiment.with_settings({"teachers": "/a/b,/c"}))
+    settings = {"teachers": "/a/b,/c", "start": "/a/b", "zoom": "0.7,1.2", "seed": "3"}
+    taught = dataclasses.replace(run, experiment=run.experiment.with_settings(settings))
     card = released.card(taught, manifest)
-    assert "--set distillation=0.7 --set teachers=…`, its teachers being 2 networks trained before it, " in card
+    assert "--set teachers=… --set start=…`, 2 networks trained before it being its teachers, and one of" in card
     assert "/a/b" not in card
+    assert " --set seed=3 " in card
+    assert " --set zoom=0.7,1.2 " in card
+    usual = EXPERIMENTS["pedestrian_unet"].with_settings({"seed": "1"})
+    assert "--preset full --data real --set seed=1`, " in released.card(
+        dataclasses.replace(run, experiment=usual), manifest
+    )
 
 
 def test_the_same_training_keeps_its_version_and_another_takes_its_place(
@@ -99,3 +107,18 @@ def test_nothing_quick_and_nothing_synthetic_is_released(
 def test_what_is_released_exists() -> None:
     assert set(released.RELEASED) <= set(EXPERIMENTS)
     assert {name for name in EXPERIMENTS if name.startswith("pedestrian_")} <= set(released.RELEASED)
+
+
+@pytest.mark.parametrize("name", released.RELEASED)
+def test_teachers_are_trained_before_those_they_teach_and_the_model_comes_last(name: str, tmp_path: Path) -> None:
+    done: list[str] = []
+    for training in trainings(name):
+        experiment = EXPERIMENTS[name].with_settings(
+            dict(setting.split("=", 1) for setting in training.settings_in(tmp_path))
+        )
+        assert {*training.teachers, *filter(None, [training.start])} <= set(done)
+        if training.teachers:
+            assert experiment.settings()["teachers"] == [str(tmp_path / teacher) for teacher in training.teachers]
+        done.append(training.folder)
+    assert done[-1] == "."
+    assert len(set(done)) == len(done)
