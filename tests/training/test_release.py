@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from training import __main__ as command_line
 from training import release as released
 from training.experiments import EXPERIMENTS
 from training.export.manifest import sha256_of
@@ -122,3 +124,25 @@ def test_teachers_are_trained_before_those_they_teach_and_the_model_comes_last(n
         done.append(training.folder)
     assert done[-1] == "."
     assert len(set(done)) == len(done)
+
+
+def test_the_command_trains_teachers_first_and_releases_what_they_taught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[Path, list[str]]] = []
+
+    def train(name: str, preset: str, data: str, settings: list[str], runs: Path, *_: object, force: bool) -> None:
+        assert (name, preset, data, force) == ("pedestrian_unet", "full", "real", False)
+        done.append((runs, settings))
+
+    monkeypatch.setattr(command_line, "_train", train)
+    monkeypatch.setattr(command_line, "release_model", lambda name, runs, output: [output / name / "1" / str(runs)])
+    arguments = ["release", "--only=pedestrian_unet", f"--runs={tmp_path}", "--output=models"]
+    result = CliRunner().invoke(command_line.app, arguments)
+    assert result.exit_code == 0, result.output
+    seeds = [tmp_path / "teachers" / str(seed) for seed in range(3)]
+    assert [runs for runs, _ in done] == [*seeds, tmp_path]
+    assert [settings for _, settings in done[:3]] == [["seed=0"], ["seed=1"], ["seed=2"]]
+    assert f"start={seeds[0]}" in done[3][1]
+    assert f"teachers={','.join(map(str, seeds))}" in done[3][1]
+    assert str(tmp_path) in result.output
