@@ -80,7 +80,9 @@ class PedestrianUNet(AugmentedPedestrian):
             DataError: one is not.
         """
         wanted = [(teacher, "as a teacher") for teacher in self.teachers]
-        for runs, purpose in wanted + [(self.start, "to start from")] * bool(self.start):
+        if self.start:
+            wanted.append((self.start, "to start from"))
+        for runs, purpose in wanted:
             folder = Path(runs, self.name)
             if not (folder / WEIGHTS).exists():
                 raise DataError(f"{folder}: expected a finished training of {self.name}, {purpose}. Received: none")
@@ -93,10 +95,12 @@ class PedestrianUNet(AugmentedPedestrian):
         """Everything from the first step on: at all zooms, then at that of the service."""
         if self.start:
             folder = Path(self.start, self.name)
-            settings, own = self._check_data(folder, data)["settings"], self.settings()
-            sizes = {name: settings[name] for name in ("stem", "widths", "bottleneck")}
-            if sizes != {name: own[name] for name in sizes}:
-                raise DataError(f"{folder}: expected a net of this one's size, to start from. Received: {sizes}")
+            sizes = [
+                {name: settings[name] for name in ("stem", "widths", "bottleneck")}
+                for settings in (self.settings(), self._config(folder, data)["settings"])
+            ]
+            if sizes[0] != sizes[1]:
+                raise DataError(f"{folder}: expected a net with {sizes[0]}, to start from. Received: {sizes[1]}")
             load_weights(model, folder)
         trained = self.with_head(model)
         objective = self.objective(trained, self.taught(data) if self.teachers else None)
@@ -130,12 +134,13 @@ class PedestrianUNet(AugmentedPedestrian):
         return target
 
     def _teacher(self, folder: Path, data: PedestrianData) -> keras.Model:
-        settings = self._check_data(folder, data)["settings"]
+        settings = self._config(folder, data)["settings"]
         model = unet(settings["stem"], settings["widths"], settings["bottleneck"])
         load_weights(model, folder)
         return model
 
-    def _check_data(self, folder: Path, data: PedestrianData) -> Mapping[str, Any]:
+    def _config(self, folder: Path, data: PedestrianData) -> Mapping[str, Any]:
+        """Of a run; refused where it was trained on other pictures than ``data``."""
         config = read_config(folder)
         if (config["dataset"], config["data_source"]) != (data.name, data.source):
             raise DataError(

@@ -89,7 +89,7 @@ def test_a_student_starts_from_the_weights_it_is_told_to(street_data: Pedestrian
     ):
         np.testing.assert_array_equal(found, expected)
     other = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, "start": str(teachers[1])})
-    with pytest.raises(DataError, match=r"expected a net of this one's size, to start from\. .*\[4, 8, 8, 8\]"):
+    with pytest.raises(DataError, match=r"net with .*\[8, 8, 8, 8\].*, to start from\. Received: .*\[4, 8, 8, 8\]"):
         other.program(other.build(), street_data)
 
 
