@@ -96,9 +96,9 @@ def _spawn(*command: str) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline()
 
 
-def start(models: Path, flags: list[str]) -> Bench:
+def start(models: Path, rows: list[int], flags: list[str]) -> Bench:
     """Starts everything and waits until it is ready."""
-    raw, _ = _spawn(str(HERE / "systems.py"), "raw", str(models))
+    raw, _ = _spawn(str(HERE / "systems.py"), "raw", str(models), "--rows", *map(str, rows))
     bare, ready = _spawn(str(HERE / "systems.py"), "bare", str(models))
     server, line = _spawn(*limits.COMMAND, "--model-repository", str(models), *flags)
     load = subprocess.Popen(
@@ -115,6 +115,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.7, help="of one turn")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[1, 64],
+        help="in one request for an encoding; more than 64 need --server-flags=--max-batch-size=ROWS",
+    )
     parser.add_argument("--scenario", default="", help="only those whose name holds this")
     parser.add_argument("--server-flags", default="", help="more flags of our server, in one string")
     parser.add_argument("--json", type=Path)
@@ -122,8 +129,9 @@ def main() -> None:
     parser.add_argument("--no-limits", action="store_true", help="leave out start, memory and refusal")
     arguments = parser.parse_args()
     memory = scenarios.Memory(16 * 2**20)
-    chosen = [each for each in scenarios.build(arguments.models, 0, memory) if arguments.scenario in each.name]
-    bench = start(arguments.models, ["--system-shared-memory=true", *arguments.server_flags.split()])
+    built = scenarios.build(arguments.models, 0, arguments.rows, memory)
+    chosen = [each for each in built if arguments.scenario in each.name]
+    bench = start(arguments.models, arguments.rows, ["--system-shared-memory=true", *arguments.server_flags.split()])
     with grpc.insecure_channel(bench.server.target) as channel:
         oip_grpc.GRPCInferenceServiceStub(channel).SystemSharedMemoryRegister(
             oip.SystemSharedMemoryRegisterRequest(name=memory.region, key=memory.key, byte_size=memory.size), timeout=10

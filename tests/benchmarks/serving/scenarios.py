@@ -122,23 +122,24 @@ class Scenario:
             raise ValueError(f"{self.name}: {system} answers other rows than the raw session")
 
 
-def build(models: Path, threads: int, memory: Memory | None = None) -> list[Scenario]:
+def build(models: Path, threads: int, rows: Sequence[int], memory: Memory | None = None) -> list[Scenario]:
     """The scenarios, with what the raw sessions answer.
 
     Args:
         models: the model repository.
         threads: of the raw sessions.
+        rows: in one request for an encoding, a scenario each.
         memory: shared with the server; None: nothing is asked through it.
     """
     rng = np.random.default_rng(0)
     runtime = Runtime.choose("cpu", threads)
     digits, unet = (open_model(models, name, runtime) for name in ("mnist_k_sparse", "pedestrian_unet"))
     scenarios = []
-    for rows in (1, 64):
-        pixels = np.where(rng.random((rows, 784)) < 0.2, rng.integers(0, 256, (rows, 784)), 0).astype(np.uint8)
+    for count in rows:
+        pixels = np.where(rng.random((count, 784)) < 0.2, rng.integers(0, 256, (count, 784)), 0).astype(np.uint8)
         image = pixels.astype(np.float32) / np.float32(255)
         (expected,) = digits.run({"image": image}, ("encoding",))
-        scenarios.append(_encode(f"MNIST encoding, {rows} row{'s' if rows > 1 else ''}", image, pixels, expected))
+        scenarios.append(_encode(f"MNIST encoding, {count} row{'s' if count > 1 else ''}", image, pixels, expected))
         _share(scenarios[-1], memory)
     picture = rng.integers(0, 256, (128, 128, 3), np.uint8)
     batch = picture[np.newaxis]

@@ -19,9 +19,9 @@ from serving.pb.open_inference import grpc_service_pb2 as oip
 from serving.pb.sparsewalk.v1 import encoder_pb2 as native
 
 
-def run_raw(models: Path, threads: int) -> None:
+def run_raw(models: Path, threads: int, rows: list[int]) -> None:
     """Calls the session on as many threads as there are callers; commands come on stdin, results go to stdout."""
-    found = {scenario.name: scenario for scenario in scenarios.build(models, threads)}
+    found = {scenario.name: scenario for scenario in scenarios.build(models, threads, rows)}
     runtime = Runtime.choose("cpu", threads)
     sessions = {name: scenarios.open_model(models, name, runtime) for name in ("mnist_k_sparse", "pedestrian_unet")}
     print("ready", flush=True)
@@ -108,8 +108,12 @@ def main() -> None:
     parser.add_argument("which", choices=("raw", "bare"))
     parser.add_argument("models", type=Path)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--rows", type=int, nargs="*", default=[], help="in one request for an encoding")
     arguments = parser.parse_args()
-    {"raw": run_raw, "bare": run_bare}[arguments.which](arguments.models, arguments.threads)
+    if arguments.which == "raw":
+        run_raw(arguments.models, arguments.threads, arguments.rows)
+    else:
+        run_bare(arguments.models, arguments.threads)
 
 
 if __name__ == "__main__":
