@@ -49,8 +49,9 @@ class PedestrianUNet(AugmentedPedestrian):
             half of the time (:mod:`training.datasets.views`). Empty: the very crop.
         distillation: share of that answer in what is learned, 0..1; the rest are the labels.
         start: folder of runs, likewise, with the training from whose weights this one starts; "" for new weights.
-        mixing: probability of a crop to be mixed with another one (:mod:`training.datasets.mixing`). To crops of pictures that they were trained with, teachers answer little but the labels; to
-            mixed ones they answer what is theirs.
+        mixing: probability of a crop to be mixed with another one (:mod:`training.datasets.mixing`). To crops of
+            pictures that they were trained with, teachers answer little but the labels; to mixed ones they answer what
+            is theirs.
         settled_mixing: the same in the epochs that settle.
     """
 
