@@ -1,0 +1,138 @@
+"""Versions that come and go while the others answer."""
+
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from serving.call import Call
+from serving.errors import LoadError, NotFoundError, UnavailableError
+from serving.repository import ModelRepository
+from serving.shelf import State
+from tests.serving.repository.asking import ROW, Build, Make, configure, served, states
+
+
+class TestReload:
+    @pytest.fixture
+    def repository(self, tmp_path: Path, build: Build, make: Make) -> ModelRepository:
+        build(tmp_path, "digits", 1)
+        repository = make(tmp_path, "latest:1")
+        repository.load()
+        return repository
+
+    def test_a_newer_version_takes_over(self, repository: ModelRepository, tmp_path: Path, build: Build) -> None:
+        build(tmp_path, "digits", 2)
+        repository.load_model("digits")
+        assert served(repository) == {"digits": [2]}
+        assert states(repository) == {("digits", 1): State.UNAVAILABLE, ("digits", 2): State.READY}
+        assert repository.statuses()[0].reason == "not wanted by the version policy"
+
+    def test_what_has_not_changed_is_not_loaded_again(self, repository: ModelRepository) -> None:
+        before = repository.get("digits")
+        repository.load_model("digits")
+        assert repository.get("digits") is before
+
+    def test_a_changed_version_is_replaced(self, repository: ModelRepository, tmp_path: Path, build: Build) -> None:
+        shutil.rmtree(tmp_path / "digits" / "1")
+        build(tmp_path, "digits", 1, scores={"probe_error": 0.5})
+        repository.load_model("digits")
+        assert repository.get("digits").manifest.scores == {"probe_error": 0.5}
+        assert states(repository) == {("digits", 1): State.READY}
+
+    def test_the_old_version_stays_when_the_new_is_broken(
+        self, repository: ModelRepository, tmp_path: Path, build: Build
+    ) -> None:
+        file = build(tmp_path, "digits", 2) / "model.onnx"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:100])
+        with pytest.raises(LoadError, match=r"digits/2/model.onnx: not the file its manifest speaks of"):
+            repository.load_model("digits")
+        assert served(repository) == {"digits": [1]}
+        assert states(repository) == {("digits", 1): State.READY, ("digits", 2): State.UNAVAILABLE}
+        assert "not the file its manifest speaks of" in repository.statuses()[1].reason
+        # Once the copy is whole, it is served.
+        file.write_bytes(whole)
+        repository.load_model("digits")
+        assert served(repository) == {"digits": [2]}
+
+    def test_a_folder_that_is_half_copied_is_never_served(
+        self, repository: ModelRepository, tmp_path: Path, build: Build
+    ) -> None:
+        """Whichever file comes first, and wherever the copy stands."""
+        whole = build(tmp_path / "elsewhere", "digits", 2)
+        for first, second in (("manifest.json", "model.onnx"), ("model.onnx", "manifest.json")):
+            folder = tmp_path / "digits" / "2"
+            folder.mkdir()
+            repository.refresh()
+            for name, share in ((first, 2), (first, 1), (second, 2)):
+                data = (whole / name).read_bytes()
+                (folder / name).write_bytes(data[: len(data) // share])
+                repository.refresh()
+                assert served(repository) == {"digits": [1]}
+            shutil.rmtree(folder)
+        shutil.copytree(whole, tmp_path / "digits" / "2")
+        repository.refresh()
+        assert served(repository) == {"digits": [2]}
+
+    def test_a_broken_label_keeps_the_old_ones(self, repository: ModelRepository, tmp_path: Path, build: Build) -> None:
+        build(tmp_path, "digits", 2)
+        configure(tmp_path, "digits", labels={"stable": 1}, version_policy="latest:1")
+        with pytest.raises(LoadError, match=r"the label 'stable' names version 1, which is not served. Served: 2"):
+            repository.load_model("digits")
+        assert repository.get("digits", 1).version == 1
+
+    def test_requests_under_way_finish_on_what_they_began_with(
+        self, repository: ModelRepository, tmp_path: Path, build: Build
+    ) -> None:
+        build(tmp_path, "digits", 2)
+        with repository.use("digits") as held:
+            reload = threading.Thread(target=repository.load_model, args=("digits",))
+            reload.start()
+            while repository.get("digits") is held:
+                time.sleep(0.001)
+            assert states(repository)["digits", 1] is State.UNLOADING
+            assert held.infer({"image": ROW}, ("encoding",), Call()).outputs["encoding"].shape == (1, 4)
+            assert reload.is_alive()
+        reload.join(10)
+        assert states(repository)["digits", 1] is State.UNAVAILABLE
+        with pytest.raises(UnavailableError, match="digits/1 is shutting down"):
+            held.infer({"image": ROW}, ("encoding",), Call(time.monotonic() + 5))
+
+    def test_unloading_and_loading(self, repository: ModelRepository) -> None:
+        repository.unload_model("digits")
+        assert served(repository) == {}
+        assert repository.statuses()[0].reason == "unloaded"
+        with pytest.raises(NotFoundError):
+            repository.get("digits")
+        with pytest.raises(NotFoundError):
+            repository.unload_model("digits")
+        repository.load_model("digits")
+        assert served(repository) == {"digits": [1]}
+        with pytest.raises(NotFoundError, match=r"no model '../digits' in the repository"):
+            repository.load_model("../digits")
+
+    def test_refreshing_follows_the_folder(self, repository: ModelRepository, tmp_path: Path, build: Build) -> None:
+        build(tmp_path, "red", 1)
+        repository.refresh()
+        assert served(repository) == {"digits": [1], "red": [1]}
+        shutil.rmtree(tmp_path / "red")
+        repository.refresh()
+        assert served(repository) == {"digits": [1]}
+
+    def test_what_is_broken_is_logged_once(
+        self, repository: ModelRepository, tmp_path: Path, build: Build, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (build(tmp_path, "red", 1) / "manifest.json").unlink()
+        for _ in range(3):
+            repository.refresh()
+        assert caplog.text.count("red/1/manifest.json: cannot be read") == 1
+
+    def test_those_who_watch_are_told(self, tmp_path: Path, build: Build, make: Make) -> None:
+        build(tmp_path, "digits")
+        told: list[tuple[str, bool]] = []
+        repository = make(tmp_path, on_change=lambda name, served: told.append((name, served)))
+        repository.load()
+        repository.unload_model("digits")
+        assert told == [("digits", True), ("digits", False)]
