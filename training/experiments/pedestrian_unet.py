@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import tensorflow as tf
 from training.datasets.mixing import mixed
 from training.datasets.pedestrians import PedestrianData
 from training.datasets.source import DataError
-from training.datasets.views import answer_to_a_view
 from training.encoders.unet import unet
 from training.experiments.base import ExperimentError
 from training.experiments.pedestrian import AugmentedPedestrian, Target
@@ -45,14 +43,11 @@ class PedestrianUNet(AugmentedPedestrian):
             same data: the mean of their answers to the very crop that is shown is learned beside the labels (Hinton,
             Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531; that teachers see the
             same crop: Beyer et al., arXiv 2106.05237).
-        teacher_scales: of a crop, one drawn for each teacher and batch: it is shown the crop at that scale, mirrored
-            half of the time (:mod:`training.datasets.views`). Empty: the very crop.
         distillation: share of that answer in what is learned, 0..1; the rest are the labels.
         start: folder of runs, likewise, with the training from whose weights this one starts; "" for new weights.
-        mixing: probability of a crop to be mixed with another one (:mod:`training.datasets.mixing`). To crops of
-            pictures that they were trained with, teachers answer little but the labels; to mixed ones they answer what
-            is theirs.
-        settled_mixing: the same in the epochs that settle.
+        mixing: probability of a crop to be mixed with another one (:mod:`training.datasets.mixing`), but for the epochs
+            that settle. To crops of pictures that they were trained with, teachers answer little but the labels; to
+            mixed ones they answer what is theirs.
     """
 
     stem: int = 16
@@ -62,11 +57,9 @@ class PedestrianUNet(AugmentedPedestrian):
     settled_zoom: tuple[float, ...] = (1.0, 1.3)
     settled_rate: float = 0.3
     teachers: tuple[str, ...] = ()
-    teacher_scales: tuple[float, ...] = ()
     distillation: float = 0.7
     start: str = ""
     mixing: float = 0.0
-    settled_mixing: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,14 +68,10 @@ class PedestrianUNet(AugmentedPedestrian):
         self.check_zoom("settled_zoom", self.settled_zoom)
         if self.settled_rate <= 0:
             raise ExperimentError(f"{self.name}: settled_rate must be above 0. Received: {self.settled_rate}")
-        if min(self.teacher_scales, default=1.0) <= 0:
-            told = ",".join(map(str, self.teacher_scales))
-            raise ExperimentError(f"{self.name}: teacher_scales must be above 0. Received: {told}")
         if not 0 <= self.distillation <= 1:
             raise ExperimentError(f"{self.name}: distillation must lie in 0..1. Received: {self.distillation}")
-        for setting, probability in (("mixing", self.mixing), ("settled_mixing", self.settled_mixing)):
-            if not 0 <= probability <= 1:
-                raise ExperimentError(f"{self.name}: {setting} must lie in 0..1. Received: {probability}")
+        if not 0 <= self.mixing <= 1:
+            raise ExperimentError(f"{self.name}: mixing must lie in 0..1. Received: {self.mixing}")
 
     def prepare(self) -> None:
         """Looks whether all teachers are there, and the training to start from.
@@ -121,10 +110,9 @@ class PedestrianUNet(AugmentedPedestrian):
 
         def batches(epoch: int) -> tf.data.Dataset:
             if epoch < self.epochs - settled:
-                batches, mixing = self.batches(data, epoch), self.mixing
-            else:
-                batches, mixing = self.batches(data, epoch, self.settled_zoom, paste=0.0), self.settled_mixing
-            return mixed(batches, mixing, seed=self.seed, epoch=epoch) if mixing else batches
+                batches = self.batches(data, epoch)
+                return mixed(batches, self.mixing, seed=self.seed, epoch=epoch) if self.mixing else batches
+            return self.batches(data, epoch, self.settled_zoom, paste=0.0)
 
         return Autodiff(trained, objective, self.adamw(schedule), batches)
 
@@ -135,28 +123,15 @@ class PedestrianUNet(AugmentedPedestrian):
             DataError: a teacher was trained on other pictures than ``data``, and may have seen those that are scored.
         """
         models = [self._teacher(Path(teacher, self.name), data) for teacher in self.teachers]
-        sizes = [self._scaled(scale) for scale in self.teacher_scales]
-
-        def answer(model: keras.Model, picture: tf.Tensor) -> tf.Tensor:
-            with computing_in(model, self.precision):
-                return tf.sigmoid(tf.cast(model(picture, training=False), tf.float32))
 
         def target(picture: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-            answers = [
-                answer_to_a_view(partial(answer, model), picture, sizes, seed=self.seed * len(models) + number)
-                if sizes
-                else answer(model, picture)
-                for number, model in enumerate(models)
-            ]
+            answers = []
+            for model in models:
+                with computing_in(model, self.precision):
+                    answers.append(tf.sigmoid(tf.cast(model(picture, training=False), tf.float32)))
             return (1 - self.distillation) * mask + self.distillation * tf.add_n(answers) / len(answers)
 
         return target
-
-    def _scaled(self, scale: float) -> tuple[int, int]:
-        """Height and width of a crop at a scale, as near as the net takes them."""
-        step = self.multiple_of
-        height, width = (max(1, round(scale * side / step)) * step for side in (self.train_height, self.train_width))
-        return height, width
 
     def _teacher(self, folder: Path, data: PedestrianData) -> keras.Model:
         settings = self._config(folder, data)["settings"]
