@@ -297,9 +297,11 @@ def _for_each(names: list[str], what: str, action: object) -> None:
     for name in names:
         try:
             action(name)
-        except KNOWN_ERRORS as error:
+        except Exception as error:
             failures[name] = f"{type(error).__name__}: {error}"
-            logger.error("%s: %s failed. %s", name, what, failures[name])
+            # one line where the message says it all; of anything else, where it came from
+            unexpected = None if isinstance(error, KNOWN_ERRORS) else error
+            logger.error("%s: %s failed. %s", name, what, failures[name], exc_info=unexpected)
     if failures:
         typer.echo(f"{what} failed for {len(failures)} of {len(names)}:", err=True)
         for name, reason in failures.items():

@@ -148,20 +148,26 @@ def without_optional(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_optional")
-def test_one_failure_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_do_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = {"pedestrian_unet": RunError("no luck"), "mnist_plain": ValueError("no one thought of this")}
     done = []
 
     def train(name: str, *_: object) -> None:
-        if name == "pedestrian_unet":
-            raise RunError("no luck")
+        if name in failing:
+            raise failing[name]
         done.append(name)
 
     monkeypatch.setattr("training.__main__._train", train)
     result = CliRunner().invoke(app, ["train-all", f"--runs={tmp_path}"])
     assert result.exit_code == 1
-    assert "train failed for 1 of" in result.output
+    assert "train failed for 2 of" in result.output
     assert "pedestrian_unet: RunError: no luck" in result.output
-    assert done == [name for name in EXPERIMENTS if name != "pedestrian_unet"]
+    assert "mnist_plain: ValueError: no one thought of this" in result.output
+    # of what nobody expected the log says where it came from
+    assert [bool(record.exc_info) for record in caplog.records] == [False, True]
+    assert done == [name for name in EXPERIMENTS if name not in failing]
 
 
 @pytest.mark.usefixtures("without_optional")
