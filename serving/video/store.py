@@ -7,6 +7,7 @@
     OUTPUT/.work/NAME/shards/.000008/   one being written; thrown away when a job begins
     OUTPUT/.work/NAME/ended.json        written when the input has been read to its end
     OUTPUT/.work/NAME/whole/            the outputs being joined, likewise
+    OUTPUT/.work/NAME/old/              earlier outputs being thrown away, likewise
     OUTPUT/NAME/                        the outputs, by one rename; .work/NAME then goes
 
 Shards are numbered from 0 and follow upon each other in the input.
@@ -92,8 +93,11 @@ class Store:
             self._work.mkdir(parents=True, exist_ok=True)
             self._seize()
             journal = self._journal()
-            if overwrite:
-                shutil.rmtree(self.final, ignore_errors=True)
+            if overwrite and journal is not None:
+                self._clear()
+                if self.final.exists():
+                    # At once, whenever a kill comes: half of it under its name would be nobody's.
+                    self.final.rename(self._work / "old")
                 journal = None
             if journal is None:
                 self._clear()
@@ -107,6 +111,7 @@ class Store:
                 )
             _compare(self._work.parent.parent / self.final.name, journal, made_with)
             if self.final.exists():
+                self._clear()
                 return True
             for path in self._shards.glob(".*"):
                 shutil.rmtree(path)
@@ -238,6 +243,8 @@ class Store:
         return None
 
     def _clear(self) -> None:
+        # First, since it vouches for the shards.
+        (self._work / JOURNAL).unlink(missing_ok=True)
         for path in self._work.iterdir():
             if path.name != "lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

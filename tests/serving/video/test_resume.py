@@ -129,6 +129,30 @@ def test_resuming_what_is_whole_does_nothing(run: Run, video: Path) -> None:
     assert digests(again.output) == before
 
 
+def test_overwriting_may_break_off_at_any_moment(run: Run, video: Path) -> None:
+    output = run(video).output
+
+    def half(folder: Path) -> None:
+        (folder / "journal.json").unlink()
+        raise RuntimeError("the machine fails")
+
+    with mock.patch("serving.video.store.shutil.rmtree", half):
+        assert run(video, overwrite=True).code == ExitCode.BUG
+    assert not (output / "walk").exists()
+    assert run(video).code == ExitCode.DONE
+    assert not (output / ".work").exists()
+
+
+def test_what_cannot_be_overwritten_is_told_at_once(run: Run, video: Path) -> None:
+    output = run(video).output
+    refused = PermissionError(1, "Operation not permitted", str(output / "walk"))
+    with mock.patch.object(Path, "rename", side_effect=refused):
+        done = run(video, overwrite=True)
+    assert done.code == ExitCode.BAD_INPUT
+    assert done.outcomes[0].message == f"{output}/walk: cannot be written: Operation not permitted"
+    assert (output / "walk" / "frames.parquet").exists()
+
+
 def test_other_settings_are_not_mixed_in(run: Run, video: Path) -> None:
     run(video)
     for flags, message in (
