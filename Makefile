@@ -13,6 +13,8 @@ DATA ?= auto
 ONLY ?=
 RUNS ?= runs
 MODELS ?= models
+# what is served, measured and run: those of MODELS; the released ones where there are none, unless MODELS was asked for
+REPOSITORY = $(if $(wildcard $(MODELS)/*)$(filter-out file,$(origin MODELS)),$(MODELS),deploy/models)
 INPUT ?=
 OUTPUT ?= video-out
 FLAGS ?=
@@ -29,6 +31,7 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  Variables: PRESET=quick|full  DATA=auto|real|embedded  ONLY="name name"  RUNS=folder  MODELS=folder'
+	@echo '  serve, bench and video take the models of models/, or the released ones where there are none of your own.'
 	@echo '  SPARSEWALK_DATA=folder names the real data; without it they are downloaded, or embedded stand-ins are used.'
 
 $(READY): pyproject.toml constraints.txt
@@ -99,24 +102,24 @@ release-models: $(READY) ## Train and export the models that come with the proje
 report: $(READY) ## Compare all trained encoders on one page, report.html
 	$(BIN)/python -m training report --runs $(RUNS) --output report.html
 
-serve: $(READY) ## Serve models/, or the released models where there are none of one's own
-	$(BIN)/python -m serving --model-repository $(if $(wildcard $(MODELS)),$(MODELS),deploy/models)
+serve: $(READY) ## Serve the models over gRPC
+	$(BIN)/python -m serving --model-repository $(REPOSITORY)
 
 bench: $(READY) ## Measure the service beside raw ONNX Runtime and a bare gRPC handler, into bench/
 	@mkdir -p bench
-	$(BIN)/python tests/benchmarks/serving --models $(MODELS) --json bench/bench.json --plot bench/bench.png
+	$(BIN)/python tests/benchmarks/serving --models $(REPOSITORY) --json bench/bench.json --plot bench/bench.png
 
 fuzz: $(READY) ## Send the service a hundred thousand messages that no client would send
 	$(BIN)/python tests/serving/fuzz --messages 100000
 
-video: $(READY) ## Segment INPUT="videos" into OUTPUT, with the models in MODELS
-	$(BIN)/python -m serving.video $(INPUT) --output $(OUTPUT) --model-repository $(MODELS) $(FLAGS)
+video: $(READY) ## Segment INPUT="videos" into OUTPUT
+	$(BIN)/python -m serving.video $(INPUT) --output $(OUTPUT) --model-repository $(REPOSITORY) $(FLAGS)
 
 bench-video: $(READY) ## Measure the video job beside decoding and inference alone, on INPUT
-	$(BIN)/python -m tests.benchmarks.video throughput $(INPUT) --models $(MODELS)
+	$(BIN)/python -m tests.benchmarks.video throughput $(INPUT) --models $(REPOSITORY)
 
 soak-video: $(READY) ## Watch the video job's memory over an hour of INPUT, looped
-	$(BIN)/python -m tests.benchmarks.video memory $(INPUT) --models $(MODELS)
+	$(BIN)/python -m tests.benchmarks.video memory $(INPUT) --models $(REPOSITORY)
 
 clean: ## Remove the environment and caches; runs and models stay
 	rm -rf $(VENV) .venv-tritonclient .tools *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

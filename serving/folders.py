@@ -16,7 +16,10 @@ def find_models(root: Path) -> list[str]:
         RepositoryError: the root is no folder, or holds no model.
     """
     if not root.is_dir():
-        raise RepositoryError(f"{root}: the model repository is no folder")
+        raise RepositoryError(
+            f"{root}: the model repository is no folder; --model-repository names one, and the released models lie in"
+            " deploy/models of Sparsewalk's source"
+        )
     names = [folder.name for folder in _folders(root)]
     if not names:
         raise RepositoryError(f"{root}: the model repository is empty; it holds <name>/<version>/manifest.json")

@@ -26,7 +26,9 @@ app = typer.Typer(add_completion=False)
 
 @app.command(help=__doc__)
 def check(
-    model_repository: Annotated[Path, typer.Option(help="Folder with the models.")] = Path("models"),
+    model_repository: Annotated[
+        Path, typer.Option(help="Folder with the models.", envvar="SPARSEWALK_MODEL_REPOSITORY")
+    ] = Path("models"),
     models: Annotated[str, typer.Option(help="Names of models, with commas; empty for all.")] = "",
     batch_sizes: Annotated[str, typer.Option(help="Rows of a run, with commas.")] = "1,8,64",
     seconds: Annotated[float, typer.Option(help="Timing of each model, way and batch size.", min=0.0)] = 1.0,
