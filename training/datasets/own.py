@@ -12,8 +12,9 @@ For the encoders of digits::
     folder:PATH     any pictures, below PATH at any depth; each becomes 28x28 grey values. Where they lie in folders of
                     their own, as torchvision's ImageFolder has it, these are the classes of the linear probes
 
-Sorted by name, every other picture is for training and the rest for testing, as with Penn-Fudan. Everything is checked
-before anything is trained, and all faults are told at once, by file name.
+Sorted by name, every other picture is for training and the rest for testing, as with Penn-Fudan. Pictures that have
+classes are then shuffled within their halves, always alike, so that the first so many of them are a sample of all
+classes. Everything is checked before anything is trained, and all faults are told at once, by file name.
 """
 
 import json
@@ -35,6 +36,7 @@ PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 PERSONS = ("person", "pedestrian")
 _KINDS = ("folder", "coco")
 _IMAGE_FIELDS = {"id", "file_name", "height", "width"}
+_ORDER_SEED = 20
 
 T = TypeVar("T")
 
@@ -75,7 +77,8 @@ def load_pictures(choice: str) -> DigitData:
     classes = sorted({file.parent for file in files})
     label_of = {folder: index for index, folder in enumerate(classes)}
     rows = _all_or_faults(files, lambda file: (_grey_row(file), label_of[file.parent]), path)
-    train, test = _halves(rows, path)
+    rng = np.random.default_rng(_ORDER_SEED)
+    train, test = ([half[index] for index in rng.permutation(len(half))] for half in _halves(rows, path))
     return DigitData(
         f"folder:{path.name}",
         "real",

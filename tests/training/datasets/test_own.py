@@ -134,7 +134,21 @@ def test_any_pictures_for_the_encoders_of_digits_with_folders_as_classes(tmp_pat
     assert data.labelled
     assert sorted([*data.train_labels, *data.test_labels]) == [0, 0, 1, 1]
     assert data.train_images.shape == (2, 784)
-    np.testing.assert_array_equal(data.test_images[0], 1.0)  # cat/white.png: second by name
+    # cat/white.png: second by name, so that it is for testing
+    assert np.all(data.test_images == 1.0, axis=1).tolist() in ([True, False], [False, True])
+
+
+def test_the_first_pictures_are_a_sample_of_all_classes(tmp_path: Path) -> None:
+    """The presets train on the first so many, or fit the probes on them."""
+    for label in range(4):
+        for index in range(30):
+            write(tmp_path / str(label) / f"{index:02}.png", np.full((28, 28), 60 * label + index, np.uint8))
+    data = load_pictures(f"folder:{tmp_path}")
+    for images, labels in ((data.train_images, data.train_labels), (data.test_images, data.test_labels)):
+        assert set(labels[:15]) == {0, 1, 2, 3}
+        np.testing.assert_array_equal(np.round(images[:, 0] * 255) // 60, labels)  # each keeps its label
+    again = load_pictures(f"folder:{tmp_path}")
+    np.testing.assert_array_equal(again.train_images, data.train_images)
 
 
 def test_pictures_without_classes_are_trained_on_and_reopened_but_not_probed(tmp_path: Path) -> None:
