@@ -47,6 +47,7 @@ class Pending(Protocol):
         """Waits for the mask, bool [H, W].
 
         Raises:
+            InputError: this frame is refused; others may not be.
             JobError: the engine failed, or was closed before.
         """
 
@@ -66,6 +67,7 @@ class Engine(Protocol):
         """Takes a frame, RGB uint8 [H, W, 3]; waits while too many are under way.
 
         Raises:
+            InputError: this frame is too large; others may not be.
             JobError: the engine failed, or is closed.
         """
 

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -135,7 +136,9 @@ class Job:
                 _Reading(source, reader, anchor, start, self._engine, self._meter, self._stop) as reading,
             ):
                 for item in reading:
-                    if not writer.add(item.position, item.frame, item.pending.mask()):
+                    with _naming(source, item.frame):
+                        mask = item.pending.mask()
+                    if not writer.add(item.position, item.frame, mask):
                         break
                 else:
                     shards = writer.end()
@@ -208,7 +211,9 @@ class _Reading:
                     frame = next(frames, None)
                 if frame is None:
                     break
-                self._put(_Item(position, frame, self._engine.submit(frame.picture)))
+                with _naming(self._source, frame):
+                    pending = self._engine.submit(frame.picture)
+                self._put(_Item(position, frame, pending))
                 position += 1
         except BaseException as error:  # raised again by those who read
             self._put(error)
@@ -222,6 +227,15 @@ class _Reading:
             except queue.Full:
                 continue
             return
+
+
+@contextmanager
+def _naming(source: Source, frame: Frame) -> Iterator[None]:
+    """Says in a refusal what was refused."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{public(source.address)}: frame {frame.number}: {error}") from error
 
 
 def finish(source: Source, store: Store, clip: Clip, settings: Settings) -> Outcome:

@@ -1,8 +1,9 @@
 """Frames to masks through a running service, by one ``SegmentStream``.
 
 A frame stays with us until its mask is here. When the line is lost, or nothing comes for too long, or the service is
-too busy, another is opened and what was not answered is sent again; masks that came stay. Tiles travel as pictures of
-their own and come back as probabilities, to be blended here just as in process.
+too busy, another is opened and what was not answered is sent again; masks that came stay. A picture that the service
+refuses is the matter of its frame, and of no other. Tiles travel as pictures of their own and come back as
+probabilities, to be blended here just as in process.
 """
 
 import logging
@@ -21,6 +22,8 @@ from serving.video.tiles import Tiling
 
 # Statuses that pass: the line, the load, or a server that stops or starts. The names, since gRPC is the client's.
 _PASSING = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED", "UNKNOWN", "INTERNAL")
+# The one that a picture has to itself.
+_REFUSED = "INVALID_ARGUMENT"
 # Pictures under way: twice the server's usual window, so that it never waits for us.
 _WINDOW = 32
 _LEAST_PAUSE, _MOST_PAUSE = 0.2, 5.0
@@ -32,10 +35,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Crop:
-    """A picture that was or will be sent, and its answer."""
+    """A picture that was or will be sent, and its answer or why there is none."""
 
     picture: Picture
-    answer: Mask | None = None
+    answer: Mask | ServiceError | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -111,15 +114,25 @@ class ServiceEngine:
         return _Frame(self, crops, size)
 
     def finish(self, crops: Sequence[_Crop], size: tuple[int, int]) -> BoolMask:
-        """Waits until all crops of a frame are answered, and makes its mask of them."""
+        """Waits until all crops of a frame are answered, and makes its mask of them.
+
+        Raises:
+            InputError: the service refuses one of them.
+            JobError: the engine failed, or was closed before.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._failure is not None or all(crop.answer is not None for crop in crops))
             answers = [crop.answer for crop in crops if crop.answer is not None]
             if len(answers) < len(crops) and self._failure is not None:
                 raise self._failure
-        if len(answers) == 1:
-            return answers[0].array
-        parts = [answer.probabilities for answer in answers if answer.probabilities is not None]
+        masks: list[Mask] = []
+        for answer in answers:
+            if isinstance(answer, ServiceError):
+                raise InputError(f"{self._target}: {answer}")
+            masks.append(answer)
+        if len(masks) == 1:
+            return masks[0].array
+        parts = [mask.probabilities for mask in masks if mask.probabilities is not None]
         return to_mask(self._tiling.blend(parts, *size), self.identity.threshold)
 
     def close(self) -> None:
@@ -184,13 +197,14 @@ class ServiceEngine:
                 probabilities=bool(self._tiling.side),
             )
             for answer in answers:
-                if isinstance(answer, ServiceError):
+                if isinstance(answer, ServiceError) and answer.code.name != _REFUSED:
                     raise answer
                 with self._changed:
                     line.heard = self._progress = time.monotonic()
                     line.sent -= 1
                     self._waiting.popleft().answer = answer
-                    self.busy += answer.timings.inference
+                    if not isinstance(answer, ServiceError):
+                        self.busy += answer.timings.inference
                     self._changed.notify_all()
         except ValueError:
             # gRPC's word for a channel that was closed before the stream began: the engine is being closed.
@@ -232,6 +246,8 @@ class ServiceEngine:
         Raises:
             JobError: it cannot, or there were enough.
         """
+        if self._failure is not None:
+            raise self._failure  # it was we who closed the line
         if error.code.name not in _PASSING:
             raise InputError(f"{self._target}: {error}") from error
         if time.monotonic() - self._progress > self._retry_seconds:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from serving.client import Client, Mask, ServiceError
@@ -128,9 +129,21 @@ class SlowClient(Client):
         return super().segment_stream(*arguments, **options)
 
 
-def test_an_engine_closed_before_its_stream_began_ends_quietly(server: RunningServer) -> None:
+class CancelledClient(SlowClient):
+    """Ends its stream as gRPC does when the channel is closed under it."""
+
+    def segment_stream(self, *arguments: Any, **options: Any) -> Iterator[Mask | ServiceError]:
+        del arguments, options
+        assert self.closed.wait(10)
+        raise ServiceError(grpc.StatusCode.CANCELLED, "Channel closed!")
+
+
+@pytest.mark.parametrize("client", [SlowClient, CancelledClient])
+def test_an_engine_that_is_closed_ends_quietly(
+    server: RunningServer, client: type[Client], caplog: pytest.LogCaptureFixture
+) -> None:
     engine = ServiceEngine(
-        lambda: SlowClient(server.target),
+        lambda: client(server.target),
         target=server.target,
         model="red",
         version=None,
@@ -140,6 +153,7 @@ def test_an_engine_closed_before_its_stream_began_ends_quietly(server: RunningSe
         retry_seconds=10,
     )
     engine.close()  # a thread that fails fails the test
+    assert not caplog.records
 
 
 def test_nobody_there(run: Run, video: Path) -> None:
@@ -157,11 +171,24 @@ def test_unknown_to_the_service(run: Run, video: Path, server: RunningServer) ->
         run(video, target=server.target, model="digits")
 
 
-def test_a_refusal_by_the_service_ends_the_input(run: Run, tmp_path: Path, server: RunningServer) -> None:
-    big = write_video(tmp_path / "walk.mp4", 3, size=(1000, 1100), codec="mpeg4")
-    done = run(big, target=server.target)
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_refusal_by_the_service_ends_that_input_alone(
+    run: Run, video: Path, tmp_path: Path, server: RunningServer, parallel: int
+) -> None:
+    big = write_video(tmp_path / "big.mp4", 3, size=(1000, 1100), codec="mpeg4")
+    other = write_video(tmp_path / "other.mp4", 5)
+    done = run(big, video, other, target=server.target, start=0.1, parallel=parallel)
+    assert [outcome.code for outcome in done.outcomes] == [ExitCode.BAD_INPUT, ExitCode.DONE, ExitCode.DONE]
+    refusal = f"{big}: frame 1: {server.target}: INVALID_ARGUMENT: a picture has at most 1000000 pixels"
+    assert done.outcomes[0].message.startswith(refusal)
+    assert len(done.rows("walk")) == 39
+
+
+def test_a_frame_too_large_for_a_message_is_named(run: Run, tmp_path: Path, server: RunningServer) -> None:
+    walk = write_video(tmp_path / "walk.mp4", 1)
+    done = run(walk, target=server.target, resize="6000x4000")
     assert done.code == ExitCode.BAD_INPUT
-    assert "INVALID_ARGUMENT: a picture has at most 1000000 pixels" in done.outcomes[0].message
+    assert done.outcomes[0].message.startswith(f"{walk}: frame 0: a frame of at most ")
 
 
 def test_a_token(run: Run, start: Start, models: Path, video: Path, tmp_path: Path) -> None:
