@@ -14,6 +14,8 @@ from training.files import written_whole
 
 CONFIG = "config.json"
 WEIGHTS = "weights.npz"
+FINGERPRINT = "data_fingerprint"
+"""In the configuration of a run on data of one's own: that of the files."""
 
 
 class RunError(Exception):

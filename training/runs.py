@@ -35,7 +35,7 @@ from training.export.version_folder import export_version
 from training.files import remove_leftovers, write_json
 from training.loops.fit import Autodiff
 from training.loops.trainer import HISTORY, SNAPSHOTS, train
-from training.run_folder import CONFIG, WEIGHTS, RunError, load_weights, read_config, save_weights
+from training.run_folder import CONFIG, FINGERPRINT, WEIGHTS, RunError, load_weights, read_config, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -78,24 +78,19 @@ class Run:
 
         Raises:
             DistributionError: the strategy has several replicas and the training is not by automatic differentiation.
+            ExperimentError: a setting that does not go together with the data.
             RunError: the folder holds a run of another configuration and ``force`` is not set.
             DataError: what the training starts from cannot be had.
             DivergenceError: the objective left the finite numbers.
         """
         strategy = strategy or tf.distribute.get_strategy()
-        chief = is_chief(strategy)
-        if force or not self.complete:
-            self.experiment.prepare()
-        if chief:
-            if force and self.folder.exists():
-                shutil.rmtree(self.folder)
-            self._claim()
-        if strategy.num_replicas_in_sync > 1:
-            wait_for_all(strategy)
-        if self.complete:
-            logger.info("%s: trained already (%s); --force trains anew", self.experiment.name, self.folder)
-            return
-        experiment = self.experiment
+        chief, experiment = is_chief(strategy), self.experiment
+        if not force:
+            self._require_same_run()
+            if self.complete:
+                logger.info("%s: trained already (%s); --force trains anew", experiment.name, self.folder)
+                return
+        experiment.prepare()
         logger.info(
             "%s: training preset %s on %s (%s data), %d epochs",
             experiment.name, experiment.preset, self.data.name, self.data.source, experiment.epochs,
@@ -109,6 +104,13 @@ class Run:
                 f"{experiment.name}: --strategy spreads training by automatic differentiation. Received: a training "
                 f"by {type(program).__name__}"
             )
+        # not before all that can be refused has been: what was asked for by mistake leaves no folder behind
+        if chief:
+            if force and self.folder.exists():
+                shutil.rmtree(self.folder)
+            self._claim()
+        if strategy.num_replicas_in_sync > 1:
+            wait_for_all(strategy)
         # a checkpoint costs little beside an epoch; twenty of them are plenty to go on from
         history = train(
             program,
@@ -193,22 +195,25 @@ class Run:
         load_weights(model, self.folder)
         return model
 
+    def _require_same_run(self) -> None:
+        """Refuses a folder that an earlier call has claimed for another configuration."""
+        if not (self.folder / CONFIG).exists():
+            return
+        present, wanted = read_config(self.folder), self._configuration()
+        differing = [key for key in wanted if present.get(key) != wanted[key]]
+        if differing:
+            changes = "; ".join(f"{key}: {present.get(key)} there, {wanted[key]} asked for" for key in differing)
+            raise RunError(
+                f"{self.folder} holds another run of {self.experiment.name} ({changes}). "
+                "Pass --force to replace it or --runs for another place."
+            )
+
     def _claim(self) -> None:
-        """Writes the configuration, or compares it with that of an earlier call."""
+        """Writes the configuration, unless an earlier call has."""
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
-        wanted = self._configuration()
-        if (self.folder / CONFIG).exists():
-            present = read_config(self.folder)
-            differing = [key for key in wanted if present.get(key) != wanted[key]]
-            if differing:
-                changes = "; ".join(f"{key}: {present.get(key)} there, {wanted[key]} asked for" for key in differing)
-                raise RunError(
-                    f"{self.folder} holds another run of {self.experiment.name} ({changes}). "
-                    "Pass --force to replace it or --runs for another place."
-                )
-            return
-        write_json(self.folder / CONFIG, {**wanted, "code_revision": code_revision()})
+        if not (self.folder / CONFIG).exists():
+            write_json(self.folder / CONFIG, {**self._configuration(), "code_revision": code_revision()})
 
     def _configuration(self) -> dict[str, Any]:
         experiment = self.experiment
@@ -218,7 +223,7 @@ class Run:
             "settings": experiment.settings(),
             "dataset": self.data.name,
             "data_source": self.data.source,
-            **({"data": self.data.location} if self.data.location else {}),
+            **({"data": self.data.location, FINGERPRINT: self.data.fingerprint} if self.data.location else {}),
         }
 
     def _update_config(self, **values: Any) -> None:
@@ -229,7 +234,8 @@ def open_run(name: str, runs: Path) -> Run:
     """The run of ``name`` below ``runs`` as it was configured, with the data it was trained on.
 
     Raises:
-        RunError: there is none.
+        RunError: there is none, or its data are somebody's own and not those any more that it was trained on: what was
+            for training may be for testing now.
         DataError: its data cannot be had any more.
     """
     experiment = experiment_named(name)
@@ -239,7 +245,13 @@ def open_run(name: str, runs: Path) -> Run:
         for key, value in config["settings"].items()
     }
     experiment = experiment.with_preset(config["preset"]).with_settings(settings)
-    return Run(experiment, experiment.load_data(config.get("data", config["data_source"])), runs / name)
+    data = experiment.load_data(config.get("data", config["data_source"]))
+    if config.get(FINGERPRINT, "") != data.fingerprint:
+        raise RunError(
+            f"{runs / name}: expected the pictures of {data.location} as they were when it was trained. Received: "
+            "others; some were added, removed or changed since. Put them back as they were, or train anew with --force."
+        )
+    return Run(experiment, data, runs / name)
 
 
 def code_revision() -> str:

@@ -32,6 +32,7 @@ class DigitData:
         test_images: float32 [M, 784], 0..1.
         test_labels: int64 [M], 0..9.
         location: of data of one's own, such that it can be loaded again; "" for the named data sets.
+        fingerprint: of the files of data of one's own, which tells whether they are still the same; "" likewise.
     """
 
     name: str
@@ -41,6 +42,7 @@ class DigitData:
     test_images: npt.NDArray[np.float32]
     test_labels: npt.NDArray[np.int64]
     location: str = ""
+    fingerprint: str = ""
 
     @property
     def labelled(self) -> bool:

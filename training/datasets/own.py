@@ -14,11 +14,14 @@ For the encoders of digits::
 
 Sorted by name, every other picture is for training and the rest for testing, as with Penn-Fudan. Pictures that have
 classes are then shuffled within their halves, always alike, so that the first so many of them are a sample of all
-classes. Everything is checked before anything is trained, and all faults are told at once, by file name.
+classes. With a file more or less, others are for testing: a run keeps the fingerprint of the files it was trained on.
+Everything is checked before anything is trained, and all faults are told at once, by file name.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,9 +59,9 @@ def load_scenes(choice: str) -> PedestrianData:
         DataError: no pictures, or faults; all of them, by file name.
     """
     kind, path = _split(choice)
-    scenes = _folder_scenes(path) if kind == "folder" else _coco_scenes(path)
+    scenes, files = _folder_scenes(path) if kind == "folder" else _coco_scenes(path)
     train, test = _halves(scenes, path)
-    return PedestrianData(f"{kind}:{path.name}", "real", train, test, location=f"{kind}:{path}")
+    return PedestrianData(f"{kind}:{path.name}", "real", train, test, f"{kind}:{path}", _fingerprint(files))
 
 
 def load_pictures(choice: str) -> DigitData:
@@ -87,6 +90,7 @@ def load_pictures(choice: str) -> DigitData:
         np.stack([row for row, _ in test]),
         np.array([label for _, label in test], np.int64),
         location=f"folder:{path}",
+        fingerprint=_fingerprint(_named_below(path, files)),
     )
 
 
@@ -98,6 +102,19 @@ def _split(choice: str) -> tuple[str, Path]:
         what = "folder" if kind == "folder" else "JSON file"
         raise DataError(f"{kind}: expects an existing {what}. Received: {text!r}")
     return kind, path
+
+
+def _named_below(folder: Path, files: Sequence[Path]) -> dict[str, Path]:
+    return {file.relative_to(folder).as_posix(): file for file in files}
+
+
+def _fingerprint(files: Mapping[str, Path]) -> str:
+    """SHA-256 of all names and contents: not of where the files lie, so that they may be moved together."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        with files[name].open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest() + os.fsencode(name) + b"\0")
+    return digest.hexdigest()
 
 
 def _sorted_files(folder: Path, pattern: str) -> list[Path]:
@@ -123,7 +140,8 @@ def _halves(items: Sequence[T], where: Path) -> tuple[tuple[T, ...], tuple[T, ..
     return tuple(items[0::2]), tuple(items[1::2])
 
 
-def _folder_scenes(path: Path) -> list[PedestrianScene]:
+def _folder_scenes(path: Path) -> tuple[list[PedestrianScene], Mapping[str, Path]]:
+    """The scenes, and by name the files that they were read from."""
     pictures = _sorted_files(path / "images", "*")
     masks = {file.stem: file for file in (path / "masks").glob("*.png")}
 
@@ -145,18 +163,21 @@ def _folder_scenes(path: Path) -> list[PedestrianScene]:
     orphans = sorted(set(masks) - {file.stem for file in pictures})
     if orphans:
         raise DataError(f"{path}: masks without a picture in images/: {', '.join(orphans)}")
-    return scenes
+    return scenes, _named_below(path, [*pictures, *masks.values()])
 
 
-def _coco_scenes(path: Path) -> list[PedestrianScene]:
+def _coco_scenes(path: Path) -> tuple[list[PedestrianScene], Mapping[str, Path]]:
+    """The scenes, and by name the files that they were read from."""
     coco = _read_coco(path)
     wanted = [each["id"] for each in coco.dataset.get("categories", []) if each.get("name", "").lower() in PERSONS]
+    files = {path.name: path}
 
     def load(entry: dict[str, Any]) -> PedestrianScene:
         name = entry["file_name"]
         file = next((place / name for place in (path.parent, path.parent / "images") if (place / name).is_file()), None)
         if file is None:
             raise DataError(f"{name}: no such picture beside {path.name} or in images/")
+        files[name] = file
         picture = _read(file, "RGB")
         if picture.shape[:2] != (entry["height"], entry["width"]):
             raise DataError(
@@ -168,7 +189,8 @@ def _coco_scenes(path: Path) -> list[PedestrianScene]:
             instances[_mask_of(coco, annotation, name)] = number
         return PedestrianScene(name, picture, instances)
 
-    return _all_or_faults(sorted(coco.dataset["images"], key=lambda each: str(each["file_name"])), load, path)
+    images = sorted(coco.dataset["images"], key=lambda each: str(each["file_name"]))
+    return _all_or_faults(images, load, path), files
 
 
 def _read_coco(path: Path) -> COCO:

@@ -41,6 +41,7 @@ class PedestrianData:
         train: The scenes to learn from.
         test: The scenes to score on; no name is in both.
         location: Of data of one's own, such that it can be loaded again; "" for the named data sets.
+        fingerprint: Of the files of data of one's own, which tells whether they are still the same; "" likewise.
     """
 
     name: str
@@ -48,6 +49,7 @@ class PedestrianData:
     train: tuple[PedestrianScene, ...]
     test: tuple[PedestrianScene, ...]
     location: str = ""
+    fingerprint: str = ""
 
 
 def held_out(data: PedestrianData, fold: int) -> PedestrianData:

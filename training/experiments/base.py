@@ -8,7 +8,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 import keras
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from training.datasets.source import DataSource
 from training.evaluation import figures
 from training.evaluation.latent_figures import cost_over_time
+from training.experiments.ranges import PositiveFloat, PositiveInt, Range, outside
 from training.export.manifest import TrainingRecord
 from training.export.servable import Family, Servable
 from training.loops.trainer import Program
@@ -45,6 +46,10 @@ class Data(typing.Protocol):
     def location(self) -> str:
         """Of data of one's own; "" for the named data sets."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the files of data of one's own; "" for the named data sets."""
+
 
 DataT = TypeVar("DataT", bound=Data)
 
@@ -53,7 +58,8 @@ DataT = TypeVar("DataT", bound=Data)
 class Experiment(abc.ABC, Generic[DataT]):
     """One encoder with everything needed to train, score, show and export it.
 
-    The defaults of the fields are the ``full`` preset; another preset states only its difference.
+    The defaults of the fields are the ``full`` preset; another preset states only its difference. A field's type says
+    in which range it lies (:mod:`training.experiments.ranges`); what goes together with what, ``__post_init__``.
 
     Attributes:
         name: of the experiment, of its run folder and of the served model.
@@ -70,12 +76,23 @@ class Experiment(abc.ABC, Generic[DataT]):
 
     name: str
     summary: str
-    seed: int = 0
-    epochs: int
-    batch_size: int
-    learning_rate: float
+    # TensorFlow's generators take no larger one
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
     presets: Mapping[Preset, Mapping[str, Any]] = field(default_factory=dict)
     preset: Preset = FULL
+
+    def __post_init__(self) -> None:
+        """Refuses settings outside of their ranges.
+
+        Raises:
+            ExperimentError: a setting that cannot be trained with, or that does not go together with another.
+        """
+        for setting, range_, value in outside(self):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            raise ExperimentError(f"{self.name}: {setting} must {range_}. Received: {text}")
 
     def with_preset(self, preset: Preset) -> Self:
         """This experiment in another preset.
@@ -96,7 +113,7 @@ class Experiment(abc.ABC, Generic[DataT]):
         """This experiment with fields changed from text, as ``--set learning_rate=0.01`` does.
 
         Raises:
-            ExperimentError: no such field, or a text that is not of the field's type.
+            ExperimentError: no such field, or a text that is not of the field's type or not in its range.
         """
         types = typing.get_type_hints(type(self))
         changes: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from pycocotools import mask as coco_mask
 from training.datasets.own import is_own, load_pictures, load_scenes
 from training.datasets.source import DataError
 from training.experiments import EXPERIMENTS
+from training.run_folder import RunError
 from training.runs import Run, open_run
 
 
@@ -119,6 +121,51 @@ def test_what_is_not_coco(tmp_path: Path, text: str) -> None:
 def test_what_is_not_there(choice: str) -> None:
     with pytest.raises(DataError, match="expects an existing"):
         load_scenes(choice)
+
+
+def test_the_fingerprint_is_that_of_names_and_contents_wherever_they_lie(scenes: Path) -> None:
+    was = load_scenes(f"folder:{scenes}").fingerprint
+    moved = shutil.copytree(scenes, scenes / "elsewhere")
+    assert load_scenes(f"folder:{moved}").fingerprint == was
+
+    mask = np.asarray(Image.open(scenes / "masks" / "3.png")).copy()
+    mask[0, 0] ^= 1
+    found = {was}
+    write(moved / "masks" / "3.png", mask)
+    found.add(load_scenes(f"folder:{moved}").fingerprint)
+    for part in ("images", "masks"):
+        (moved / part / "3.png").rename(moved / part / "9.png")
+    found.add(load_scenes(f"folder:{moved}").fingerprint)
+    for part in ("images", "masks"):
+        (moved / part / "9.png").unlink()
+    found.add(load_scenes(f"folder:{moved}").fingerprint)
+    assert len(found) == 4
+
+
+def test_the_fingerprint_of_coco_data_is_that_of_annotations_and_pictures(tmp_path: Path) -> None:
+    choice = coco(tmp_path)
+    was = load_scenes(choice).fingerprint
+    assert load_scenes(coco(tmp_path, info="the same pictures")).fingerprint != was
+    coco(tmp_path)
+    assert load_scenes(choice).fingerprint == was
+    write(tmp_path / "images" / "a.png", np.zeros((20, 30, 3), np.uint8))
+    assert load_scenes(choice).fingerprint != was
+
+
+def test_a_run_is_not_opened_on_other_pictures_than_it_was_trained_on(tmp_path: Path) -> None:
+    """One picture more, and those that were trained on would be tested on."""
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        write(tmp_path / "pictures" / f"{index}.png", rng.integers(0, 256, (28, 28), np.uint8))
+    experiment = EXPERIMENTS["mnist_undercomplete"].with_settings({"epochs": "2", "widths": "4"})
+    choice, runs = f"folder:{tmp_path / 'pictures'}", tmp_path / "runs"
+    Run(experiment, load_pictures(choice), runs / experiment.name).train(stop_after=1)
+    write(tmp_path / "pictures" / "00.png", rng.integers(0, 256, (28, 28), np.uint8))
+    expected = r"mnist_undercomplete: expected the pictures of folder:.*pictures as they were .* Received: others"
+    with pytest.raises(RunError, match=expected):
+        open_run(experiment.name, runs)
+    with pytest.raises(RunError, match=r"another run of mnist_undercomplete \(data_fingerprint: \w+ there"):
+        Run(experiment, load_pictures(choice), runs / experiment.name).train()
 
 
 def test_policies_are_not_data_of_one_s_own() -> None:
