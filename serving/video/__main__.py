@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
 
 from serving import signals
 
@@ -25,11 +25,13 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    stop = threading.Event()
+    signals.watch((signal.SIGTERM, signal.SIGINT), lambda _: stop.set())
     from serving.video import launch
     from serving.video.job import exit_code
 
     try:
-        outcomes = launch.run(settings, _on_signals)
+        outcomes = launch.run(settings, stop)
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
@@ -39,10 +41,6 @@ def main() -> int:
         for text, count in outcome.notes:
             print(f"{outcome.name}: {text}" + (f" ({count} times)" if count > 1 else ""), file=sys.stderr)
     return exit_code(outcomes)
-
-
-def _on_signals(stop: Callable[[], None]) -> None:
-    signals.watch((signal.SIGTERM, signal.SIGINT), lambda _: stop())
 
 
 if __name__ == "__main__":

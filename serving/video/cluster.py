@@ -57,7 +57,7 @@ def run(
     sources: Sequence[Source],
     meter: Meter,
     display: Display,
-    on_stop: Callable[[Callable[[], None]], None],
+    stop: threading.Event,
 ) -> list[Outcome]:
     """Segments every input; see ``Job.run``.
 
@@ -67,8 +67,6 @@ def run(
     """
     # Loaded once here, to say early what is wrong with it.
     identity = launch.open_model(settings).identity
-    stop = threading.Event()
-    on_stop(stop.set)
     with ExitStack() as stack:
         inputs = [_Input(source, settings, meter) for source in sources]
         for each in inputs:

@@ -74,18 +74,17 @@ class Job:
         engine: turns frames into masks.
         meter: told of every frame.
         display: told of every input.
+        stop: ends it soon: recordings of streams as if the sender had ended, other inputs unfinished.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, meter: Meter, display: Display) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, meter: Meter, display: Display, stop: threading.Event
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._meter = meter
         self._display = display
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        """Ends soon: recordings of streams as if the sender had ended, other inputs unfinished."""
-        self._stop.set()
+        self._stop = stop
 
     def run(self, sources: Sequence[Source]) -> list[Outcome]:
         """Segments every input; one that fails leaves the others alone."""
@@ -114,7 +113,7 @@ class Job:
                 # The past of a stream cannot be read again: what was recorded of it is all there will be.
                 store.end(Ending(len(store.finished()), ((Note("the recording was interrupted", loses=True), 1),)))
             if store.ending is None:
-                reader = open_reader(source, select(settings))
+                reader = open_reader(source, select(settings), self._stop)
                 clip = reader.clip
                 store.keep_clip(clip)
                 self._read(source, reader, store)

@@ -1,7 +1,7 @@
 """Builds the job from its settings, and runs it."""
 
 import os
-from collections.abc import Callable
+import threading
 from pathlib import Path
 
 from serving import imaging
@@ -18,18 +18,17 @@ from serving.video.tiles import Tiling
 
 _TOKEN = "SPARSEWALK_TOKEN"
 
-Stop = Callable[[], None]
 
-
-def run(settings: Settings, on_stop: Callable[[Stop], None]) -> list[Outcome]:
+def run(settings: Settings, stop: threading.Event) -> list[Outcome]:
     """Runs the job.
 
     Args:
         settings: of the job.
-        on_stop: told what to call when the job is to end early.
+        stop: ends it early; whatever it waits for then, it does not wait for long.
 
     Raises:
-        JobError: it cannot begin: no such input, model or service, or no place for the output.
+        JobError: it cannot begin: no such input, model or service, or no place for the output; or it was stopped
+            before.
     """
     imaging.limit_threads()
     found = sources.part(sources.find(settings.inputs), settings.job_count, os.environ)
@@ -39,20 +38,18 @@ def run(settings: Settings, on_stop: Callable[[Stop], None]) -> list[Outcome]:
         from serving.video import cluster
 
         with Display(meter, settings.progress) as display:
-            return cluster.run(settings, found, meter, display, on_stop)
-    engine = open_engine(settings)
+            return cluster.run(settings, found, meter, display, stop)
+    engine = open_engine(settings, stop)
     meter.ask_inference(lambda: engine.busy)
     try:
         with Display(meter, settings.progress) as display:
-            job = Job(settings, engine, meter, display)
-            on_stop(job.stop)
-            return job.run(found)
+            return Job(settings, engine, meter, display, stop).run(found)
     finally:
         engine.close()
 
 
-def open_engine(settings: Settings) -> Engine:
-    """The engine that the settings ask for, in this process or through a service."""
+def open_engine(settings: Settings, stop: threading.Event) -> Engine:
+    """The engine that the settings ask for, in this process or through a service; ``stop`` as in ``ServiceEngine``."""
     tiling = Tiling.parse(settings.tile)
     if settings.target:
         security = _secure(settings)
@@ -65,6 +62,7 @@ def open_engine(settings: Settings) -> Engine:
             tiling=tiling,
             timeout=settings.timeout,
             retry_seconds=settings.retry_seconds,
+            stop=stop,
         )
     return LocalEngine(open_model(settings), settings.batch_size)
 

@@ -18,6 +18,7 @@ Boxes are cut at the frame's edge. No training data of either scene was seen by 
 import csv
 import json
 import tempfile
+import threading
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -158,7 +159,7 @@ def _segment(source: Path, repository: Path, model: str, output: Path, flags: Ma
         model_repository=repository,
         **flags,
     )
-    (outcome,) = launch.run(settings, lambda _: None)
+    (outcome,) = launch.run(settings, threading.Event())
     if outcome.code != ExitCode.DONE:
         raise typer.Exit(code=outcome.code)
     return output / outcome.name

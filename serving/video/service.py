@@ -17,7 +17,7 @@ from serving.client import Client, Mask, ServiceError
 from serving.client.clients import DEFAULT_MAX_MESSAGE_BYTES
 from serving.imaging import BoolMask, Picture, to_mask
 from serving.video.engines import Identity, Pending
-from serving.video.errors import FaultError, InputError, JobError
+from serving.video.errors import FaultError, InputError, JobError, StoppedError
 from serving.video.tiles import Tiling
 
 # Statuses that pass: the line, the load, or a server that stops or starts. The names, since gRPC is the client's.
@@ -27,6 +27,8 @@ _REFUSED = "INVALID_ARGUMENT"
 # Pictures under way: twice the server's usual window, so that it never waits for us.
 _WINDOW = 32
 _LEAST_PAUSE, _MOST_PAUSE = 0.2, 5.0
+# How long a pause may go on when it should end.
+_PATIENCE_SECONDS = 0.2
 # Of a message, beside the picture.
 _ENVELOPE_BYTES = 1024
 
@@ -63,10 +65,12 @@ class ServiceEngine:
         tiling: how frames are cut.
         timeout: seconds without an answer after which a line counts as lost.
         retry_seconds: how long to try again without one answer.
+        stop: when it is set, no lost line is opened again; what a living one owes is still waited for.
 
     Raises:
         InputError: the service does not know the model, or it has no masks.
         FaultError: the service cannot be reached.
+        StoppedError: it could not be reached before the stop.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class ServiceEngine:
         tiling: Tiling,
         timeout: float,
         retry_seconds: float,
+        stop: threading.Event,
     ) -> None:
         self.busy = 0.0
         self._connect = connect
@@ -87,6 +92,7 @@ class ServiceEngine:
         self._tiling = tiling
         self._timeout = timeout
         self._retry_seconds = retry_seconds
+        self._stop = stop
         self._waiting: deque[_Crop] = deque()
         self._changed = threading.Condition()
         self._failure: JobError | None = None
@@ -149,7 +155,7 @@ class ServiceEngine:
                 break
             except ServiceError as error:
                 self._despair(error)
-            time.sleep(_LEAST_PAUSE)
+            self._pause(_LEAST_PAUSE)
         found = {each.version: each for each in listed if each.name == model}
         if not found:
             known = ", ".join(sorted({each.name for each in listed}))
@@ -165,22 +171,32 @@ class ServiceEngine:
 
     def _work(self) -> None:
         pause = _LEAST_PAUSE
-        while True:
-            with self._changed:
-                if self._failure is not None:
-                    return
+        try:
+            while True:
                 before = self._progress
-            try:
-                self._converse()
-            except ServiceError as error:
                 try:
+                    self._converse()
+                except ServiceError as error:
                     self._despair(error)
-                except JobError as end:
-                    self._fail(end)
-                    return
-            with self._changed:
                 pause = _LEAST_PAUSE if self._progress > before else min(2 * pause, _MOST_PAUSE)
-                self._changed.wait_for(lambda: self._failure is not None, pause)
+                self._pause(pause)
+        except JobError as end:
+            self._fail(end)
+
+    def _pause(self, seconds: float) -> None:
+        """Waits before another try.
+
+        Raises:
+            JobError: there is to be none: the job was stopped, or the engine closed.
+        """
+        end = time.monotonic() + seconds
+        with self._changed:
+            while (left := end - time.monotonic()) > 0 and self._failure is None and not self._stop.is_set():
+                self._changed.wait(min(left, _PATIENCE_SECONDS))
+            if self._failure is not None:
+                raise self._failure
+        if self._stop.is_set():
+            raise StoppedError("stopped by a signal; run again with --resume")
 
     def _converse(self) -> None:
         """Sends and takes answers over one line, until it ends."""

@@ -4,6 +4,7 @@ Whatever lies in the past cannot be read again, so there is no going on after a 
 """
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -11,7 +12,7 @@ from typing import Any
 
 import av
 
-from serving.video.errors import FaultError, InputError
+from serving.video.errors import FaultError, InputError, StoppedError
 from serving.video.planes import Colours
 from serving.video.reading import Anchor, Clip, Frame, Normaliser, Note, Selection
 from serving.video.sources import public
@@ -32,15 +33,18 @@ class StreamReader:
     Args:
         address: of the stream.
         selection: which frames, and how long to wait for packets and for a lost line.
+        stop: ends that waiting.
 
     Raises:
         InputError: what is there is no video.
         FaultError: nothing is there within the time to retry.
+        StoppedError: nothing was there before the stop.
     """
 
-    def __init__(self, address: str, selection: Selection) -> None:
+    def __init__(self, address: str, selection: Selection, stop: threading.Event) -> None:
         self._address = address
         self._selection = selection
+        self._stop = stop
         self.tail: tuple[Note, ...] = ()
         self._container, self._first = self._connect()
         stream = self._container.streams.video[0]
@@ -114,6 +118,9 @@ class StreamReader:
                     Note(f"the line was lost and not found again in {self._selection.retry_seconds:g} s", True)
                 )
                 return
+            except StoppedError:
+                notes.append(Note("the line was lost and not found again before a signal ended the recording", True))
+                return
             notes.append(Note("the line was lost and found again", loses=True))
             connected = time.monotonic()
 
@@ -121,7 +128,7 @@ class StreamReader:
         """Opens the stream and waits for a first frame."""
         end = time.monotonic() + self._selection.retry_seconds
         pause = _LEAST_PAUSE
-        while True:
+        while not self._stop.is_set():
             try:
                 return self._open()
             except av.FFmpegError as error:
@@ -132,8 +139,9 @@ class StreamReader:
                 if time.monotonic() + pause > end:
                     raise FaultError(f"{public(self._address)}: cannot be reached: {error.strerror}") from None
                 _log.info("%s: %s; trying again in %.1f s", public(self._address), error.strerror, pause)
-            time.sleep(pause)
+            self._stop.wait(pause)
             pause = min(2 * pause, _MOST_PAUSE)
+        raise StoppedError(f"{public(self._address)}: stopped by a signal before it was reached")
 
     def _open(self) -> tuple[Any, Any]:
         options = dict(self._selection.options)

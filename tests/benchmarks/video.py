@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +93,7 @@ def throughput(
 
         def work() -> int:
             before = meter.frames
-            Job(settings, engine, meter, Display(meter, "quiet")).run([source])
+            Job(settings, engine, meter, Display(meter, "quiet"), threading.Event()).run([source])
             return meter.frames - before
 
         measures: dict[str, Callable[[], int]] = {"decoding alone": decode, "inference alone": infer, "job": work}

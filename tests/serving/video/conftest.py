@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -107,18 +108,13 @@ class Done:
 Run = Callable[..., Done]
 
 
-def ignore_stop(stop: Callable[[], None]) -> None:
-    """For jobs that nobody stops."""
-    del stop
-
-
 @pytest.fixture
 def run(models: Path, tmp_path: Path) -> Run:
-    """``run(input, ..., outputs="rle,parquet", flag=value)`` runs the job with the model ``red``."""
+    """``run(input, ..., outputs="rle,parquet", flag=value)`` runs the job with the model ``red``; ``stop`` ends it."""
 
-    def run_job(*inputs: object, **flags: object) -> Done:
+    def run_job(*inputs: object, stop: threading.Event | None = None, **flags: object) -> Done:
         settings = Settings.from_command_line(arguments(models, tmp_path, *inputs, **flags))
-        outcomes = launch.run(settings, ignore_stop)
+        outcomes = launch.run(settings, stop or threading.Event())
         return Done(exit_code(outcomes), outcomes, settings.output)
 
     return run_job

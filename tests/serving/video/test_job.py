@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from tests.serving.video.conftest import (
     Run,
     arguments,
     frames_of,
-    ignore_stop,
     scene,
     write_pictures,
     write_video,
@@ -303,5 +303,5 @@ def test_launch_needs_no_ray(models: Path, tmp_path: Path, video: Path) -> None:
     import sys
 
     settings = Settings.from_command_line(arguments(models, tmp_path, video))
-    launch.run(settings, ignore_stop)
+    launch.run(settings, threading.Event())
     assert "ray" not in sys.modules

@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from serving.video.errors import ExitCode, FaultError, InputError
 from serving.video.service import ServiceEngine
 from serving.video.tiles import Tiling
 from tests.serving.conftest import RunningServer
-from tests.serving.video.conftest import Run, write_video
+from tests.serving.video.conftest import Run, arguments, write_video
 from tests.serving.video.test_job import digests
 
 Start = Callable[..., RunningServer]
@@ -151,6 +153,7 @@ def test_an_engine_that_is_closed_ends_quietly(
         tiling=Tiling(),
         timeout=10,
         retry_seconds=10,
+        stop=threading.Event(),
     )
     engine.close()  # a thread that fails fails the test
     assert not caplog.records
@@ -160,6 +163,50 @@ def test_nobody_there(run: Run, video: Path) -> None:
     port = free_port()
     with pytest.raises(FaultError, match=rf"127.0.0.1:{port}: no answer for 0 s: UNAVAILABLE"):
         run(video, target=f"127.0.0.1:{port}", retry_seconds=0)
+
+
+def test_a_stop_ends_the_waiting_for_a_service_that_is_away(
+    run: Run, start: Start, models: Path, tmp_path: Path
+) -> None:
+    video = write_video(tmp_path / "walk.mp4", 300)
+    local = run(video, output=tmp_path / "local").output
+    running = start(models)
+    shards = tmp_path / "out/.work/walk/shards"
+    stop = threading.Event()
+
+    def kill_and_stop() -> None:
+        while len(list(shards.glob("[0-9]*"))) < 2:
+            time.sleep(0.005)
+        running.process.kill()
+        running.process.wait()
+        stop.set()
+
+    killer = threading.Thread(target=kill_and_stop)
+    killer.start()
+    done = run(video, target=running.target, retry_seconds=3600, stop=stop)
+    killer.join()
+    assert (done.code, done.outcomes[0].message) == (ExitCode.STOPPED, "stopped by a signal; run again with --resume")
+    assert run(video, resume=True).code == ExitCode.DONE
+    assert digests(done.output / "walk")["masks.rle.jsonl"] == digests(local / "walk")["masks.rle.jsonl"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_waiting_for_a_service_that_never_came(
+    models: Path, video: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    flags = {"target": f"127.0.0.1:{free_port()}", "retry_seconds": 3600}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.video", *arguments(models, tmp_path, video, **flags)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().endswith("; trying again\n")
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.STOPPED
+    assert errors.splitlines()[-1] == "error: stopped by a signal; run again with --resume"
+    assert "Traceback" not in errors
 
 
 def test_unknown_to_the_service(run: Run, video: Path, server: RunningServer) -> None:

@@ -107,6 +107,38 @@ def test_nobody_there(run: Run) -> None:
     assert done.outcomes[0].message.startswith(f"rtsp://127.0.0.1:{port}/live: cannot be reached: Connection refused")
 
 
+def test_a_stop_ends_the_waiting_for_a_stream(run: Run) -> None:
+    stop = threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    done = run(f"rtsp://127.0.0.1:{free_port()}/live", retry_seconds=3600, stop=stop)
+    assert done.code == ExitCode.STOPPED
+    assert done.outcomes[0].message.endswith("/live: stopped by a signal before it was reached")
+
+
+def test_a_stop_ends_a_recording_whose_line_is_lost(run: Run, tmp_path: Path) -> None:
+    send(str(tmp_path / "walk.ts"), "mpegts", 12, {})
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as camera:
+
+        def serve() -> None:
+            line, _ = camera.accept()
+            camera.close()  # nobody finds it again
+            line.sendall((tmp_path / "walk.ts").read_bytes())
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            time.sleep(1)
+            line.close()
+            threading.Timer(0.1, stop.set).start()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        quick = ["--input-option", "analyzeduration=100000"]
+        done = run(f"tcp://127.0.0.1:{camera.getsockname()[1]}/live", *quick, retry_seconds=3600, stop=stop)
+        thread.join(30)
+    assert done.code == ExitCode.PARTIAL
+    assert done.outcomes[0].notes == (("the line was lost and not found again before a signal ended the recording", 1),)
+    assert 6 <= len(done.rows("live")) <= 12
+
+
 def test_an_interrupted_recording_is_whole_as_far_as_it_goes(run: Run) -> None:
     address = f"tcp://127.0.0.1:{free_port()}/live?listen=1"
     real = StreamReader.frames
