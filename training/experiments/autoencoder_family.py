@@ -22,6 +22,7 @@ from training.encoders.dense import DenseAutoencoder
 from training.encoders.variational import VariationalAutoencoder, reparameterised
 from training.evaluation import digit_figures, figures
 from training.experiments.mnist import PIXELS, Floats, MnistExperiment, in_chunks
+from training.experiments.ranges import NonNegativeFloat, PositiveInt
 from training.loops.fit import Autodiff
 from training.loops.trainer import Program
 from training.losses.likelihood import bernoulli_crossentropy, gaussian_kl
@@ -67,7 +68,7 @@ class Undercomplete(Bernoulli):
         widths: units of each layer on the way down, the latents last.
     """
 
-    widths: tuple[int, ...] = (128, 64, 32)
+    widths: tuple[PositiveInt, ...] = (128, 64, 32)
 
     def build(self) -> DenseAutoencoder:
         """A fresh model."""
@@ -86,7 +87,7 @@ class L1Activity(Undercomplete):
         l1: weight of the penalty.
     """
 
-    l1: float = 1e-5
+    l1: NonNegativeFloat = 1e-5
 
     def objective(self, model: DenseAutoencoder, image: tf.Tensor) -> Mapping[str, tf.Tensor]:
         """Cross-entropy and penalty of ``image`` [B, 784]."""
@@ -109,7 +110,7 @@ class Convolutional(Bernoulli):
         channels: of the three levels on the way down.
     """
 
-    channels: tuple[int, ...] = (16, 8, 8)
+    channels: tuple[PositiveInt, ...] = (16, 8, 8)
 
     def build(self) -> ConvolutionalAutoencoder:
         """A fresh model."""
@@ -129,8 +130,8 @@ class Variational(MnistExperiment):
         widths: units of the hidden layers of the encoder; the decoder mirrors them.
     """
 
-    latents: int = 2
-    widths: tuple[int, ...] = (512, 256)
+    latents: PositiveInt = 2
+    widths: tuple[PositiveInt, ...] = (512, 256)
 
     def build(self) -> VariationalAutoencoder:
         """A fresh model."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
@@ -19,7 +19,9 @@ from training.datasets.digits import DigitData
 from training.encoders.tied_sigmoid import TiedSigmoidAutoencoder
 from training.evaluation import digit_figures, figures
 from training.evaluation.sparse_coding import score_reconstruction
+from training.experiments.base import ExperimentError
 from training.experiments.mnist import PIXELS, Floats, MnistExperiment, in_chunks
+from training.experiments.ranges import NonNegativeInt, PositiveInt, Range
 from training.experiments.sparse_coding.base import Gradients
 from training.loops.fit import Autodiff
 from training.loops.manual import Manual, denoising_gradients
@@ -59,11 +61,11 @@ class Denoising(MnistExperiment):
         drop_partial: leave out the last batch of an epoch where it is smaller.
     """
 
-    latents: int = 500
+    latents: PositiveInt = 500
     gradients: Gradients = "auto"
-    keep: float = 0.7
+    keep: Annotated[float, Range(0, 1, above=True)] = 0.7
     rescale: bool = False
-    warm_up: int = 300
+    warm_up: NonNegativeInt = 300
     reduction: Literal["mean", "sum"] = "mean"
     shuffle: bool = True
     drop_partial: bool = False
@@ -97,8 +99,17 @@ class Denoising(MnistExperiment):
             yield image, self._kept(image, step_seed(self.seed, epoch, step))
 
     def program(self, model: TiedSigmoidAutoencoder, data: DigitData) -> Program:
-        """Gradient descent on the squared error."""
+        """Gradient descent on the squared error.
+
+        Raises:
+            ExperimentError: without the last, smaller batch nothing is left to train on.
+        """
         images, descent = self.train_images(data), keras.optimizers.SGD(self._rate())
+        if self.drop_partial and len(images) < self.batch_size:
+            raise ExperimentError(
+                f"{self.name}: drop_partial needs as many digits as batch_size={self.batch_size}, or more. "
+                f"Received: {len(images)}"
+            )
 
         def batches(epoch: int) -> Iterator[Noisy]:
             return self.noisy_batches(images, epoch)

@@ -28,6 +28,7 @@ from training.evaluation.sparse_coding import (
     score_sparsity,
 )
 from training.experiments.base import Epochs, Experiment
+from training.experiments.ranges import NonNegativeInt, PositiveInt
 from training.export.servable import Family, Resizing, Servable, Tensor
 
 Floats = NDArray[np.float32]
@@ -54,9 +55,9 @@ class MnistExperiment(Experiment[DigitData]):
 
     family: ClassVar[Family] = "mnist"
 
-    train_examples: int = 0
-    probe_examples: int = 0
-    probe_pca: int = 100
+    train_examples: NonNegativeInt = 0
+    probe_examples: NonNegativeInt = 0
+    probe_pca: PositiveInt = 100
 
     def load_data(self, choice: str) -> DigitData:
         """MNIST, scikit-learn's digits scaled up, or pictures of one's own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import keras
 import numpy as np
@@ -21,6 +21,7 @@ from training.encoders.unet import with_quarter_head
 from training.evaluation import figures
 from training.evaluation.segmentation import control_predictions, score_masks
 from training.experiments.base import Experiment, ExperimentError
+from training.experiments.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range, Share
 from training.export.servable import Family, Resizing, Servable, Tensor
 from training.loops.fit import Objective
 from training.loops.precision import Precision, computing_in
@@ -48,14 +49,24 @@ class PedestrianExperiment(Experiment[PedestrianData]):
     multiple_of: ClassVar[int] = 32
     pad_value: ClassVar[int] = 127
 
-    ask_height: int = 256
-    ask_width: int = 256
-    threshold: float = 0.5
-    fold: int = -1
+    ask_height: PositiveInt = 256
+    ask_width: PositiveInt = 256
+    threshold: Share = 0.5
+    fold: Annotated[int, Range(-1, FOLDS - 1)] = -1
 
     def __post_init__(self) -> None:
-        if not -1 <= self.fold < FOLDS:
-            raise ExperimentError(f"{self.name}: fold must lie in -1..{FOLDS - 1}. Received: {self.fold}")
+        """Refuses sizes that the network does not take."""
+        super().__post_init__()
+        self.check_sizes("ask_height", "ask_width")
+
+    def check_sizes(self, *settings: str) -> None:
+        """Refuses sizes that are no multiples of what the network needs."""
+        for setting in settings:
+            pixels = getattr(self, setting)
+            if pixels % self.multiple_of:
+                raise ExperimentError(
+                    f"{self.name}: {setting} must be a multiple of {self.multiple_of} pixels. Received: {pixels}"
+                )
 
     def load_data(self, choice: str) -> PedestrianData:
         """Penn-Fudan, synthetic streets, or pictures with masks of one's own."""
@@ -156,23 +167,24 @@ class AugmentedPedestrian(PedestrianExperiment):
         weight_decay: of AdamW, on kernels only.
     """
 
-    train_height: int = 192
-    train_width: int = 192
-    zoom: tuple[float, ...] = (0.45, 1.35)
-    paste: float = 0.5
-    widths: tuple[int, ...]
-    dice_weight: float = 1.0
-    auxiliary_weight: float = 0.4
+    train_height: PositiveInt = 192
+    train_width: PositiveInt = 192
+    zoom: tuple[PositiveFloat, ...] = (0.45, 1.35)
+    paste: Share = 0.5
+    widths: tuple[PositiveInt, ...]
+    dice_weight: NonNegativeFloat = 1.0
+    auxiliary_weight: NonNegativeFloat = 0.4
     precision: Precision = "mixed_bfloat16"
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_sizes("train_height", "train_width")
         self.check_zoom("zoom", self.zoom)
 
     def check_zoom(self, setting: str, zoom: tuple[float, ...]) -> None:
         """Refuses what is no range of zooms."""
-        if len(zoom) != 2 or not 0 < zoom[0] <= zoom[1]:
+        if len(zoom) != 2 or zoom[0] > zoom[1]:
             raise ExperimentError(
                 f"{self.name}: {setting} must be a smallest and a largest zoom above 0, as 0.45,1.35. "
                 f"Received: {','.join(map(str, zoom))}"

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from training.datasets.download import RemoteFile, cache_folder, fetch
 from training.datasets.pedestrians import PedestrianData
 from training.datasets.source import DataError, DataUnavailable, find
-from training.encoders.mobilenet import ALPHAS, encoder_of, load_encoder, mobilenet_unet, read_weights
+from training.encoders.mobilenet import ALPHAS, SKIPS, encoder_of, load_encoder, mobilenet_unet, read_weights
 from training.experiments.base import ExperimentError
 from training.experiments.pedestrian import AugmentedPedestrian
+from training.experiments.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from training.loops.staged import Stage, Staged
 from training.loops.trainer import Program
 
@@ -48,15 +49,20 @@ class PedestrianMobileNet(AugmentedPedestrian):
         fine_tuning_rate: learning rate, at its start, of all together.
     """
 
-    alpha: float = 0.5
-    widths: tuple[int, ...] = (16, 32, 48, 64)
+    alpha: PositiveFloat = 0.5
+    widths: tuple[PositiveInt, ...] = (16, 32, 48, 64)
     weights: str = IMAGENET
-    frozen_epochs: int
-    fine_tuning_rate: float
+    frozen_epochs: NonNegativeInt
+    fine_tuning_rate: PositiveFloat
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.frozen_epochs < self.epochs:
+        if len(self.widths) != len(SKIPS):
+            raise ExperimentError(
+                f"{self.name}: widths must hold the channels of {len(SKIPS)} levels. "
+                f"Received: {','.join(map(str, self.widths))}"
+            )
+        if self.frozen_epochs >= self.epochs:
             raise ExperimentError(
                 f"{self.name}: frozen_epochs must lie in 0..{self.epochs - 1}, for there are {self.epochs} epochs. "
                 f"Received: {self.frozen_epochs}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import tensorflow as tf
@@ -19,6 +19,7 @@ from training.datasets.source import DataError
 from training.encoders.unet import unet
 from training.experiments.base import ExperimentError
 from training.experiments.pedestrian import AugmentedPedestrian, Target
+from training.experiments.ranges import PositiveFloat, PositiveInt, Range, Share
 from training.loops.fit import Autodiff
 from training.loops.precision import computing_in
 from training.loops.schedules import RestartedCosine
@@ -50,28 +51,31 @@ class PedestrianUNet(AugmentedPedestrian):
             mixed ones they answer what is theirs.
     """
 
-    stem: int = 16
-    widths: tuple[int, ...] = (16, 40, 64, 96)
-    bottleneck: int = 112
-    settling: float = 0.18
-    settled_zoom: tuple[float, ...] = (1.0, 1.3)
-    settled_rate: float = 0.3
+    stem: PositiveInt = 16
+    widths: tuple[PositiveInt, ...] = (16, 40, 64, 96)
+    bottleneck: PositiveInt = 112
+    settling: Annotated[float, Range(0, 1, below=True)] = 0.18
+    settled_zoom: tuple[PositiveFloat, ...] = (1.0, 1.3)
+    settled_rate: PositiveFloat = 0.3
     teachers: tuple[str, ...] = ()
-    distillation: float = 0.7
+    distillation: Share = 0.7
     start: str = ""
-    mixing: float = 0.0
+    mixing: Share = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.settling < 1:
-            raise ExperimentError(f"{self.name}: settling must lie in 0..1, 1 not included. Received: {self.settling}")
         self.check_zoom("settled_zoom", self.settled_zoom)
-        if self.settled_rate <= 0:
-            raise ExperimentError(f"{self.name}: settled_rate must be above 0. Received: {self.settled_rate}")
-        if not 0 <= self.distillation <= 1:
-            raise ExperimentError(f"{self.name}: distillation must lie in 0..1. Received: {self.distillation}")
-        if not 0 <= self.mixing <= 1:
-            raise ExperimentError(f"{self.name}: mixing must lie in 0..1. Received: {self.mixing}")
+        # each level halves the size, and the stem does
+        deepest, head = (self.multiple_of // 2).bit_length() - 1, bool(self.auxiliary_weight)
+        if not 1 + head <= len(self.widths) <= deepest:
+            raise ExperimentError(
+                f"{self.name}: widths must hold the channels of {1 + head} to {deepest} levels. "
+                f"Received: {','.join(map(str, self.widths))}"
+            )
+        if round(self.settling * self.epochs) >= self.epochs:
+            raise ExperimentError(
+                f"{self.name}: settling must leave one of {self.epochs} epochs before it. Received: {self.settling}"
+            )
 
     def prepare(self) -> None:
         """Looks whether all teachers are there, and the training to start from.

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -23,7 +23,9 @@ from training.encoders.sparse_autoencoder import (
     SparseAutoencoder,
     TopKAutoencoder,
 )
+from training.experiments.base import ExperimentError
 from training.experiments.mnist import PIXELS, MnistExperiment
+from training.experiments.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range, Share
 from training.export.manifest import TrainingRecord
 from training.export.safetensors import SaeLayout, write_sae
 from training.loops.fit import Autodiff
@@ -55,11 +57,19 @@ class SparseAutoencoderExperiment(MnistExperiment):
         aux_weight: weight of that share of unexplained residual.
     """
 
-    latents: int = 1000
-    k: int = 25
-    dead_after: int = 2_500
-    aux_k: int = 50
-    aux_weight: float = 0.25
+    latents: PositiveInt = 1000
+    k: PositiveInt = 25
+    dead_after: PositiveInt = 2_500
+    aux_k: PositiveInt = 50
+    aux_weight: NonNegativeFloat = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuses what does not go together."""
+        super().__post_init__()
+        if self.k > self.latents:
+            raise ExperimentError(
+                f"{self.name}: k must lie in 1..{self.latents}, the number of latents. Received: {self.k}"
+            )
 
     @abstractmethod
     def build(self) -> SparseAutoencoder:
@@ -152,7 +162,7 @@ class BatchTopK(SparseAutoencoderExperiment):
             less than 2,000 steps it is larger, so that the average forgets the first half of them.
     """
 
-    threshold_rate: float = 0.01
+    threshold_rate: Annotated[float, Range(0, 1, above=True)] = 0.01
 
     def build(self) -> BatchTopKAutoencoder:
         """A fresh model."""
@@ -182,10 +192,10 @@ class JumpRelu(SparseAutoencoderExperiment):
         sparsity_warmup: share of the epochs over which c rises linearly from 0.
     """
 
-    bandwidth: float = 0.1
-    initial_threshold: float = 0.5
-    sparsity_weight: float = 5.0
-    sparsity_warmup: float = 0.25
+    bandwidth: PositiveFloat = 0.1
+    initial_threshold: PositiveFloat = 0.5
+    sparsity_weight: NonNegativeFloat = 5.0
+    sparsity_warmup: Share = 0.25
 
     def build(self) -> JumpReluAutoencoder:
         """A fresh model."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 from training.datasets.digits import DigitData
 from training.encoders.sparse_filtering import SparseFilteringEncoder, centred
 from training.experiments.mnist import PIXELS, MnistExperiment
+from training.experiments.ranges import PositiveInt
 from training.loops.lbfgs import Lbfgs
 from training.loops.trainer import Program
 from training.sparsity.sparse_filtering import (
@@ -43,8 +44,8 @@ class SparseFiltering(MnistExperiment):
         iterations: of L-BFGS in an epoch.
     """
 
-    latents: int = 256
-    iterations: int = 25
+    latents: PositiveInt = 256
+    iterations: PositiveInt = 25
 
     def build(self) -> SparseFilteringEncoder:
         """A fresh model."""

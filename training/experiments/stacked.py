@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import keras
 import numpy as np
@@ -17,6 +18,7 @@ from training.datasets.digits import DigitData
 from training.encoders.stacked import StackedAutoencoder
 from training.experiments.base import ExperimentError
 from training.experiments.mnist import PIXELS, MnistExperiment, in_chunks
+from training.experiments.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range
 from training.loops.staged import Stage, Staged
 from training.loops.trainer import Program
 from training.losses.likelihood import softmax_crossentropy
@@ -56,20 +58,22 @@ class Stacked(MnistExperiment):
         classifier_decay: λ of the softmax's kernel.
     """
 
-    widths: tuple[int, ...] = (200, 200)
-    classes: int = 10
-    layer_epochs: int = 30
-    classifier_epochs: int = 10
-    fine_tuning_epochs: int = 20
-    decoder_epochs: int = 10
-    classifier_rate: float = 1e-2
-    fine_tuning_rate: float = 1e-3
-    target_activation: float = 0.1
-    sparsity_weight: float = 3.0
-    weight_decay: float = 3e-3
-    classifier_decay: float = 1e-4
+    widths: tuple[PositiveInt, ...] = (200, 200)
+    classes: Annotated[int, Range(2)] = 10
+    layer_epochs: PositiveInt = 30
+    classifier_epochs: PositiveInt = 10
+    fine_tuning_epochs: PositiveInt = 20
+    decoder_epochs: PositiveInt = 10
+    classifier_rate: PositiveFloat = 1e-2
+    fine_tuning_rate: PositiveFloat = 1e-3
+    target_activation: Annotated[float, Range(0, 1, above=True, below=True)] = 0.1
+    sparsity_weight: NonNegativeFloat = 3.0
+    weight_decay: NonNegativeFloat = 3e-3
+    classifier_decay: NonNegativeFloat = 1e-4
 
     def __post_init__(self) -> None:
+        """Refuses stages that are no whole."""
+        super().__post_init__()
         tops = self.classifier_epochs + self.fine_tuning_epochs + self.decoder_epochs
         total = len(self.widths) * self.layer_epochs + tops
         if self.epochs != total:

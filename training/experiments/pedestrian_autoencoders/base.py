@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from training.evaluation.segmentation import score_masks
 from training.evaluation.sparse_coding import score_sparsity
 from training.experiments.base import ExperimentError
 from training.experiments.pedestrian import PedestrianExperiment
+from training.experiments.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from training.export.servable import Servable, Tensor
 from training.loops.fit import Autodiff, Objective
 from training.loops.redrawing import constant_loss, redraw
@@ -64,24 +65,20 @@ class PedestrianAutoencoder(PedestrianExperiment):
     resizing_rule: ClassVar[Any] = "stretch"
     multiple_of: ClassVar[int] = 1
 
-    ask_height: int = SIDE
-    ask_width: int = SIDE
-    epochs: int = 400
-    batch_size: int = 5
-    learning_rate: float = 0.005
+    ask_height: PositiveInt = SIDE
+    ask_width: PositiveInt = SIDE
+    epochs: PositiveInt = 400
+    batch_size: PositiveInt = 5
+    learning_rate: PositiveFloat = 0.005
     augment: bool = False
     penalty: Penalty = "none"
-    penalty_weight: float = 0.005
-    epsilon: float = 1e-8
-    weight_average: float = 0.997
-    redraw_after: int = 40
+    penalty_weight: NonNegativeFloat = 0.005
+    epsilon: PositiveFloat = 1e-8
+    weight_average: Annotated[float, Range(0, 1, below=True)] = 0.997
+    redraw_after: NonNegativeInt = 40
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.weight_average < 1:
-            raise ExperimentError(
-                f"{self.name}: weight_average must lie in 0..1, 1 excluded. Received: {self.weight_average}"
-            )
         if (self.ask_height, self.ask_width) != (SIDE, SIDE):
             raise ExperimentError(
                 f"{self.name}: the architecture is made for {SIDE}x{SIDE}. "

@@ -14,6 +14,7 @@ from training.datasets.pedestrians import PedestrianData
 from training.encoders.segmentation_autoencoder import SegmentationAutoencoder
 from training.experiments.base import ExperimentError
 from training.experiments.pedestrian_autoencoders.base import PedestrianAutoencoder
+from training.experiments.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 from training.loops.staged import Stage, Staged
 from training.loops.trainer import Program
 from training.sparsity.sparse_filtering import (
@@ -47,15 +48,15 @@ class PedestrianSparseFiltering(PedestrianAutoencoder):
 
     activation: Literal["soft_absolute", "elu_abs", "elu_signed"]
     forward: Literal["linear", "activated"] = "activated"
-    filter_epochs: int = 200
-    filter_learning_rate: float = 0.0005
-    filter_codes: int = 85
+    filter_epochs: PositiveInt = 200
+    filter_learning_rate: PositiveFloat = 0.0005
+    filter_codes: PositiveInt = 85
     reduction: Literal["examples", "entries"] = "examples"
-    stage2_sf_weight: float = 0.0
+    stage2_sf_weight: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.filter_epochs < self.epochs:
+        if self.filter_epochs >= self.epochs:
             raise ExperimentError(
                 f"{self.name}: filter_epochs must lie in 1..{self.epochs - 1}, for there are {self.epochs} epochs. "
                 f"Received: {self.filter_epochs}"

@@ -9,6 +9,7 @@ import keras
 
 from training.experiments.base import ExperimentError
 from training.experiments.mnist import MnistExperiment
+from training.experiments.ranges import NonNegativeFloat, PositiveInt
 from training.loops.optimizers import FusedAdam, ProgramAdam
 
 Gradients = Literal["auto", "manual"]
@@ -28,15 +29,16 @@ class SparseCoding(MnistExperiment):
         bias_correction: Adam's; ``constant`` as the source's program has it.
     """
 
-    latents: int = 196
+    latents: PositiveInt = 196
     biases: bool = True
     gradients: Gradients = "auto"
-    weight_decay: float = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     decay: Literal["coupled", "decoupled"] = "coupled"
     bias_correction: Literal["fading", "constant"] = "fading"
 
     def __post_init__(self) -> None:
         """Refuses what does not go together."""
+        super().__post_init__()
         if self.decay == "decoupled" and self.bias_correction != "constant":
             raise ExperimentError(
                 f"{self.name}: decay=decoupled is the source's and needs bias_correction=constant. "

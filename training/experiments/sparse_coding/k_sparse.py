@@ -12,6 +12,7 @@ from training.datasets.digits import DigitData
 from training.encoders.k_sparse import KSparseAutoencoder
 from training.experiments.base import ExperimentError
 from training.experiments.mnist import PIXELS, in_chunks
+from training.experiments.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 from training.experiments.sparse_coding.base import SparseCoding
 from training.experiments.sparse_coding.strokes import stroke_dictionary
 from training.loops.compiled import CompiledAutodiff, CompiledManual
@@ -28,7 +29,8 @@ class KSparse(SparseCoding):
 
     Attributes:
         k: latents kept at the end of training and in the export.
-        k_start: latents kept in the first epoch; lowered linearly to ``k`` over the first half of the epochs.
+        k_start: latents kept in the first epoch, all where there are fewer; lowered linearly to ``k`` over the first
+            half of the epochs.
         start: of the dictionary: ``noise`` as in paper and program, or ``strokes``, parts of training digits, with the
             mean digit as the decoder's bias: then hardly any latent starves, and some six epochs are enough.
         alpha: the exported encoding keeps ``alpha * k`` latents. 1 keeps ``decode(encoding)`` equal to the exported
@@ -40,18 +42,23 @@ class KSparse(SparseCoding):
         gradient_half: ``both`` halves of a tied weight's gradient, or the ``decoder``'s alone as the program has it.
     """
 
-    latents: int = 1000
-    k: int = 25
-    k_start: int = 100
+    latents: PositiveInt = 1000
+    k: PositiveInt = 25
+    k_start: PositiveInt = 100
     start: Literal["noise", "strokes"] = "noise"
-    alpha: float = 1.0
-    init_scale: float = 0.01
+    alpha: PositiveFloat = 1.0
+    init_scale: NonNegativeFloat = 0.01
     selection: Literal["example", "batch"] = "example"
     gradient_half: Literal["both", "decoder"] = "both"
 
     def __post_init__(self) -> None:
         """Refuses what does not go together."""
         super().__post_init__()
+        for setting, kept in (("k", self.k), ("alpha * k", round(self.alpha * self.k))):
+            if not 1 <= kept <= self.latents:
+                raise ExperimentError(
+                    f"{self.name}: {setting} must lie in 1..{self.latents}, the number of latents. Received: {kept}"
+                )
         if self.gradient_half == "decoder" and self.biases:
             raise ExperimentError(
                 f"{self.name}: gradient_half=decoder leaves the encoder's bias without a gradient and needs "
@@ -80,7 +87,7 @@ class KSparse(SparseCoding):
         half = self.epochs // 2
         if epoch >= half:
             return self.k
-        return round(self.k_start + (self.k - self.k_start) * epoch / half)
+        return min(self.latents, round(self.k_start + (self.k - self.k_start) * epoch / half))
 
     def program(self, model: KSparseAutoencoder, data: DigitData) -> Program:
         """Adam on the squared error through the kept latents."""
@@ -133,9 +140,12 @@ class KSparse(SparseCoding):
         return {"loss": result.loss}, (result.dictionary, *biases)
 
     def extra_scores(self, model: KSparseAutoencoder, data: DigitData) -> dict[str, float]:
-        """The probe with two and three times as many latents: the paper encodes more widely than it trains."""
+        """The probe with two and three times as many latents, where there are so many.
+
+        The paper encodes more widely than it trains.
+        """
         scores = {}
-        for alpha in (2, 3):
+        for alpha in range(2, min(3, self.latents // self.k) + 1):
             wider = KSparseAutoencoder(PIXELS, self.latents, self.k, alpha=alpha)
             wider.set_weights(model.get_weights())
             train, test = in_chunks(wider.encode, data.train_images), in_chunks(wider.encode, data.test_images)

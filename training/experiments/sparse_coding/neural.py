@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tensorflow as tf
 
@@ -12,6 +12,7 @@ from training.datasets.digits import DigitData
 from training.encoders.neural_dictionary import NeuralDictionary
 from training.experiments.base import ExperimentError
 from training.experiments.mnist import PIXELS, MnistExperiment
+from training.experiments.ranges import NonNegativeFloat, PositiveInt, Range
 from training.experiments.sparse_coding.base import Gradients
 from training.loops.neural_coding import NeuralCoding, Rule
 from training.loops.neural_program import NeuralProgram
@@ -33,14 +34,19 @@ class Neural(MnistExperiment):
             too; 0.02 and 0.03 do about equally well.
     """
 
-    latents: int = 196
-    k: float = 10.0
+    latents: PositiveInt = 196
+    k: Annotated[float, Range(1)] = 10.0
     rule: Literal["neural", "olshausen_field", "program"] = "neural"
     gradients: Gradients = "manual"
-    weight_growth: float = 0.0
+    weight_growth: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses automatic differentiation."""
+        """Refuses automatic differentiation, and what does not go together."""
+        super().__post_init__()
+        if self.k >= self.latents:
+            raise ExperimentError(
+                f"{self.name}: k must be below {self.latents}, the number of latents. Received: {self.k}"
+            )
         if self.gradients == "auto":
             raise ExperimentError(
                 f"{self.name}: the neural rule is no gradient of an objective, so there is nothing to differentiate; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +12,7 @@ import tensorflow as tf
 from training.datasets.digits import DigitData
 from training.encoders.sigmoid_autoencoder import Initial, SigmoidAutoencoder
 from training.experiments.mnist import PIXELS, in_chunks
+from training.experiments.ranges import NonNegativeFloat, Range
 from training.experiments.sparse_coding.base import SparseCoding
 from training.loops.fit import Autodiff
 from training.loops.manual import Manual, sigmoid_gradients
@@ -36,8 +37,8 @@ class SigmoidCoding(SparseCoding):
     """
 
     initial: Initial = "uniform"
-    sparsity_weight: float = 0.0
-    target_activation: float = 0.1
+    sparsity_weight: NonNegativeFloat = 0.0
+    target_activation: Annotated[float, Range(0, 1, above=True, below=True)] = 0.1
     activation_average: Literal["batch", "moving"] = "batch"
 
     def build(self) -> SigmoidAutoencoder:
