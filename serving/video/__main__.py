@@ -11,6 +11,9 @@ from serving import signals
 
 def main() -> int:
     """Reads the settings and runs; one line on stdout for each input that was segmented, on stderr for the others."""
+    # Before the imports, which take seconds.
+    stop = threading.Event()
+    signals.watch((signal.SIGTERM, signal.SIGINT), lambda _: stop.set())
     # gRPC's own complaints on stderr would hide ours. Read when gRPC is imported, hence the imports below.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from serving.errors import StartError
@@ -25,8 +28,6 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    stop = threading.Event()
-    signals.watch((signal.SIGTERM, signal.SIGINT), lambda _: stop.set())
     from serving.video import launch
     from serving.video.job import exit_code
 
