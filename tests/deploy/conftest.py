@@ -41,24 +41,31 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(DEPLOY)) if path.is_relative_to(DEPLOY) else path.name
 
 
-def pod_specs(objects: list[Object]) -> list[tuple[str, Object, Object]]:
-    """Kind/name, the object and the pod's specification, for every workload, those inside custom resources included."""
+def pod_templates(objects: list[Object]) -> list[tuple[str, Object, Object]]:
+    """Kind/name, the object and the pod's template, for every workload, those inside custom resources included."""
     found = []
     for each in objects:
         name = f"{each['kind']}/{each['metadata']['name']}"
         spec = each.get("spec", {})
         match each["kind"]:
             case "Deployment" | "Job":
-                found.append((name, each, spec["template"]["spec"]))
+                found.append((name, each, spec["template"]))
             case "RayJob":
                 cluster = spec["rayClusterSpec"]
                 groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-                found += [(f"{name}/{index}", each, group["template"]["spec"]) for index, group in enumerate(groups)]
+                found += [(f"{name}/{index}", each, group["template"]) for index, group in enumerate(groups)]
                 if "submitterPodTemplate" in spec:
-                    found.append((f"{name}/submitter", each, spec["submitterPodTemplate"]["spec"]))
+                    found.append((f"{name}/submitter", each, spec["submitterPodTemplate"]))
             case "ServingRuntime":
-                found.append((name, each, spec))
+                # KServe gives its pods the labels of the InferenceService that asks for the runtime.
+                labels = the("InferenceService", objects)["metadata"]["labels"]
+                found.append((name, each, {"metadata": {"labels": labels}, "spec": spec}))
     return found
+
+
+def pod_specs(objects: list[Object]) -> list[tuple[str, Object, Object]]:
+    """The same with the pods' specifications."""
+    return [(name, each, template["spec"]) for name, each, template in pod_templates(objects)]
 
 
 def environment(pod: Object, objects: list[Object], container: int = 0) -> dict[str, str]:
