@@ -107,7 +107,7 @@ class Server:
         self._tracer = assembly.make_tracer(settings)
         imaging.limit_threads()
         self.metrics = assembly.make_metrics()
-        self._health = Health()
+        self._health = Health(settings.max_connections)
         self._started = False
         shelf: Shelf
         self._repository: Repository

@@ -1,10 +1,10 @@
-"""Registering services so that bytes that are no message do not harm the server.
+"""Registering services so that bytes that are no message do not harm the server, and errors of ours get their status.
 
-gRPC answers them with INTERNAL and then loses the call (grpcio 1.85, ``_server.py``: whoever waits for the request
-finds none and sends a second status, which is never sent): a thousand of them use up the streams that a connection may
-have, and the server's stop waits for them for ever. So reading never fails here. A call with one request is refused as
-any other whose input is at fault. Where requests are streamed, one that cannot be read counts as an empty one, which
-the method refuses as it does any that asks for nothing, and the stream goes on.
+gRPC answers such bytes with INTERNAL and then loses the call (grpcio 1.85, ``_server.py``: whoever waits for the
+request finds none and sends a second status, which is never sent): a thousand of them use up the streams that a
+connection may have, and the server's stop waits for them for ever. So reading never fails here. A call with one request
+is refused as any other whose input is at fault. Where requests are streamed, one that cannot be read counts as an empty
+one, which the method refuses as it does any that asks for nothing, and the stream goes on.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ class Registrar:
 
     Args:
         server: gets them.
-        turn_away: ends a call whose request cannot be read.
+        turn_away: ends a call whose request cannot be read, or for which a method raises ``RequestError``.
     """
 
     def __init__(self, server: grpc.Server, turn_away: TurnAway) -> None:
@@ -46,23 +46,26 @@ class Registrar:
         read, write = handler.request_deserializer, handler.response_serializer
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                handler.stream_stream, _or_else(read, lambda: read(b"")), write
+                self._guarded(method, handler.stream_stream), _or_else(read, lambda: read(b"")), write
             )
         lenient = _or_else(read, lambda: _UNREADABLE)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(self._guarded(method, handler.unary_stream), lenient, write)
         return grpc.unary_unary_rpc_method_handler(self._guarded(method, handler.unary_unary), lenient, write)
 
-    def _guarded(self, method: str, behaviour: Callable[[Any, grpc.ServicerContext], Any]) -> Any:
-        def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            if request is _UNREADABLE:
-                self._turn_away(method, context, InvalidInputError("the bytes of the request are not its message"))
-            return behaviour(request, context)
+    def _guarded(self, method: str, behaviour: Callable[..., Any]) -> Any:
+        def answer(request: Any, context: grpc.ServicerContext, *send: Callable[[Any], None]) -> Any:
+            try:
+                if request is _UNREADABLE:
+                    raise InvalidInputError("the bytes of the request are not its message")
+                return behaviour(request, context, *send)
+            except RequestError as error:
+                self._turn_away(method, context, error)
 
-        # How gRPC is told where to run a method: see health.py.
-        for name in ("experimental_non_blocking", "experimental_thread_pool"):
-            if hasattr(behaviour, name):
-                setattr(answer, name, getattr(behaviour, name))
+        # How gRPC is told to pass what sends: see health.py.
+        answer.experimental_non_blocking = getattr(  # type: ignore[attr-defined]
+            behaviour, "experimental_non_blocking", False
+        )
         return answer
 
 
