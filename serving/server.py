@@ -20,7 +20,7 @@ from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from serving import assembly, backend, imaging, signals
 from serving.engine import Engine
@@ -29,7 +29,7 @@ from serving.metrics import Metrics
 from serving.placement import Placement
 from serving.repository import Held
 from serving.security import Tokens
-from serving.servicers import native, open_inference, tensorflow_serving, transport
+from serving.servicers import native, open_inference, reflection, tensorflow_serving, transport
 from serving.servicers.guard import Guard
 from serving.servicers.health import Health
 from serving.servicers.journal import Journal
@@ -40,7 +40,7 @@ from serving.shared_memory import Regions
 from serving.shelf import Shelf, State
 from serving.tracing import Tracer
 
-# Threads beyond the requests in flight: for refusals, health checks and open reflection streams.
+# Threads beyond the requests in flight and the open streams: for refusals and health checks.
 _SPARE_THREADS = 16
 # For what is between gRPC and us when the stop begins: requests taken but not yet on a thread, news to health watchers.
 _SETTLE_SECONDS = 0.1
@@ -213,7 +213,9 @@ class Server:
         settings = self._settings
         server = grpc.server(
             # An open stream holds a thread whether or not a request of it is under way.
-            ThreadPoolExecutor(2 * settings.max_in_flight + _SPARE_THREADS, thread_name_prefix="grpc"),
+            ThreadPoolExecutor(
+                2 * settings.max_in_flight + reflection.STREAMS + _SPARE_THREADS, thread_name_prefix="grpc"
+            ),
             interceptors=[] if settings.token_file is None else [self._build_guard(settings.token_file)],
             options=[
                 *transport.options(settings),
@@ -239,7 +241,7 @@ class Server:
             tensorflow_serving.ModelServicer(self.engine, self._reception, control=settings.callers_control_models),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
-        reflection.enable_server_reflection(_ALL_SERVICES, services)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.Reflection(_ALL_SERVICES), services)
         return server
 
     def _build_guard(self, token_file: Path) -> Guard:

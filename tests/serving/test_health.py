@@ -1,19 +1,20 @@
-"""Health watchers, many of them, and what they leave of the server."""
+"""Streams that no model works for: health watchers and reflection, many of them, and what they leave of the server."""
 
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving.pb.open_inference import grpc_service_pb2 as oip
 from serving.pb.open_inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from serving.servicers import health
+from serving.servicers import health, reflection
 
 Start = Callable[..., Any]
 States = health_pb2.HealthCheckResponse
@@ -81,6 +82,31 @@ def test_watchers_who_take_nothing_do_not_keep_news_from_others(monkeypatch: pyt
     assert news == [States.SERVICE_UNKNOWN]
     assert all(context.cancelled.is_set() for context in stuck[: health._COURIERS])
     assert not sound.cancelled.is_set()
+
+
+def test_open_reflection_streams_are_few_and_leave_room_for_all_others(start: Start) -> None:
+    running = start(None, "--max-in-flight", "1")
+    over = threading.Event()
+
+    def silent() -> Iterator[Any]:
+        over.wait(30)
+        yield from ()
+
+    with grpc.insecure_channel(running.target) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        streams = [stub.ServerReflectionInfo(silent(), timeout=30) for _ in range(3 * reflection.STREAMS)]
+        checked = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert checked.status == States.SERVING
+        wait_until(lambda: sum(not stream.is_active() for stream in streams) == 2 * reflection.STREAMS)
+        refused = [stream for stream in streams if not stream.is_active()]
+        assert {stream.code() for stream in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert {stream.details() for stream in refused} == {
+            f"the server has {reflection.STREAMS} open reflection streams"
+        }
+        over.set()
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        wait_until(lambda: answers(stub.ServerReflectionInfo(iter([request]), timeout=10)))
+    assert running.stop()[0] == 0
 
 
 def answers(stream: Any) -> bool:
