@@ -1,8 +1,8 @@
 """The composition root: builds everything once, from settings, and runs it.
 
 Start: bind the ports (so that a taken one is said at once), answer health checks with NOT_SERVING, load and warm the
-models, then SERVING. Stop: health NOT_SERVING, no new requests, those under way finish within the grace time, then
-queues, sessions and the metrics port close.
+models, then SERVING. Stop: health NOT_SERVING, for a while new requests are still taken, then refused; those under way
+finish within the grace time, then queues, sessions and the metrics port close.
 """
 
 import gc
@@ -42,8 +42,6 @@ from serving.tracing import Tracer
 
 # Threads beyond the requests in flight and the open streams: for refusals and health checks.
 _SPARE_THREADS = 16
-# For what is between gRPC and us when the stop begins: requests taken but not yet on a thread, news to health watchers.
-_SETTLE_SECONDS = 0.1
 # For answers that gRPC has got from us and not yet sent.
 _SEND_SECONDS = 1.0
 # For the last traces, if their collector is there; if not, nothing waits longer for it.
@@ -134,6 +132,7 @@ class Server:
             self._grpc = self._build_grpc()
         self._http: HTTPServer | None = None
         self._stopping = threading.Event()
+        self._hurried = threading.Event()
 
     def start(self, stopping: threading.Event) -> None:
         """Binds the ports, loads the models, and serves.
@@ -179,18 +178,21 @@ class Server:
         end = time.monotonic() + grace
         self._stopping.set()
         self._health.enter_graceful_shutdown()
-        # gRPC's stop cancels the requests that it has and we have not. So those come in first, still answered; then
-        # new ones are refused by us, as UNAVAILABLE; and only then connections are told to go away.
-        time.sleep(_SETTLE_SECONDS)
+        self._reception.leave()
+        # Those who hear of it go elsewhere; the others are still answered.
+        self._hurried.wait(min(grace, self._settings.drain_delay_seconds))
+        # gRPC's stop cancels the requests that it has and we have not. So new ones are refused by us, as UNAVAILABLE;
+        # then connections are told to go away; and only then those who were refused, so that none is back too early.
         self._reception.drain()
-        time.sleep(_SETTLE_SECONDS)
+        self._reception.settle()
         stopped = self._grpc.stop(max(0.0, end - time.monotonic()))
+        self._reception.dismiss()
         self._reception.wait_idle(max(0.0, end - time.monotonic()))
         # An answer is ours until gRPC has it, and sent somewhat later: to stop now would cancel the last ones.
         stopped.wait(min(_SEND_SECONDS, max(0.0, end - time.monotonic())))
         # What is open now are streams that would outlast any grace time: health watchers and reflection.
         self._grpc.stop(0)
-        if not stopped.wait(max(0.0, end - time.monotonic()) + _SETTLE_SECONDS):
+        if not stopped.wait(max(0.1, end - time.monotonic())):
             _log.warning("some calls have not ended in time")
         self._reception.close()
         self._repository.close(max(0.0, end - time.monotonic()) + 1.0)
@@ -202,6 +204,7 @@ class Server:
 
     def hurry(self) -> None:
         """Cancels the requests that ``stop`` still waits for."""
+        self._hurried.set()
         self._grpc.stop(0)
 
     def _poll(self) -> None:

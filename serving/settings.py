@@ -171,8 +171,9 @@ class Settings(BaseSettings):
         description="requests under way in the server (in each of its workers), and open streams;"
         " one more of either is answered RESOURCE_EXHAUSTED at once",
     )
-    grace_seconds: float = Field(
-        30.0, ge=0, allow_inf_nan=False, description="time that requests under way get to finish after SIGTERM"
+    grace_seconds: Seconds = Field(30.0, description="time that requests under way get to finish after SIGTERM")
+    drain_delay_seconds: Seconds = Field(
+        0.1, description="its beginning: new requests are still taken, while health says no more that they should come"
     )
     tls_certificate: Path | None = Field(
         None,

@@ -52,15 +52,15 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         return pb.ServerLiveResponse(live=True)
 
     def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:  # noqa: N802
-        """Whether every model answers."""
+        """Whether every model answers, and will."""
         del request, context
-        return pb.ServerReadyResponse(ready=self._repository.ready)
+        return pb.ServerReadyResponse(ready=self._ready)
 
     def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:  # noqa: N802
-        """Whether one model answers."""
+        """Whether one model answers, and will."""
         del context
         _, version = self._repository.names(request.name, _version(request.version))
-        return pb.ModelReadyResponse(ready=self._repository.ready and version.isdigit())
+        return pb.ModelReadyResponse(ready=self._ready and version.isdigit())
 
     def ServerMetadata(  # noqa: N802
         self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
@@ -242,6 +242,10 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
             return pb.SystemSharedMemoryUnregisterResponse()
 
         return self._reception.answer("SystemSharedMemoryUnregister", ("", None), context, work)
+
+    @property
+    def _ready(self) -> bool:
+        return self._repository.ready and not self._reception.leaving
 
     def _shared(self) -> Regions:
         if self._regions is None:

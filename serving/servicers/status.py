@@ -40,6 +40,11 @@ Request = TypeVar("Request")
 Asked = tuple[str, Version]
 
 _OK = grpc.StatusCode.OK
+_STOPPING = "the server is stopping"
+# The stop waits for so many looks in a row without anybody, at most so long. More than one: this process may get little
+# of its cores.
+_LOOKS, _LOOK_SECONDS, _SETTLE_SECONDS = 5, 0.02, 0.5
+_HOLD_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -89,8 +94,11 @@ class Reception:
         self._in_flight = 0
         self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="stream")
         self._open = 0
+        self._came = 0
         self._streams: set[Stream[Any]] = set()
+        self._leaving = False
         self._draining = False
+        self._dismissed = threading.Event()
         # The lock on its own, for those who need not wait: taking it through the condition costs more.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -109,7 +117,7 @@ class Reception:
         """
         call = self._open_call(context)
         try:
-            return self._attempt(method, model, call, work)
+            return self._attempt(method, model, call, work, new=True)
         except _RefusedError as refusal:
             context.abort(refusal.status, refusal.text)
 
@@ -136,7 +144,7 @@ class Reception:
             call.request_id, call.trace = ended.request_id, ended.trace
             try:
                 model, work = prepare(request)
-                return self._attempt(method, model, call, work)
+                return self._attempt(method, model, call, work, new=False)
             except _RefusedError as refusal:
                 return refuse(request, refusal.status, refusal.text)
 
@@ -164,7 +172,8 @@ class Reception:
             status = grpc.StatusCode.UNAVAILABLE if stream.drained else grpc.StatusCode.OK
             self._journal.end_stream(span, ended, grpc.StatusCode.CANCELLED if ended.cancelled else status)
         if stream.drained:
-            context.abort(status, "the server is stopping")
+            self._hold(ended)
+            context.abort(status, _STOPPING)
 
     def turn_away(self, method: str, context: grpc.ServicerContext, error: RequestError) -> NoReturn:
         """Ends a call that was not let in.
@@ -182,12 +191,37 @@ class Reception:
         self._metrics.refused(UNKNOWN, UNKNOWN, error.reason)
         context.abort(status, str(error))
 
+    @property
+    def leaving(self) -> bool:
+        """Whether callers are to go elsewhere, though they are still answered."""
+        return self._leaving
+
+    def leave(self) -> None:
+        """Has callers go elsewhere, as far as they ask."""
+        self._leaving = True
+
     def drain(self) -> None:
-        """Ends every stream as soon as the requests that it has read are answered."""
+        """Refuses new requests, and ends every stream as soon as those that it has read are answered.
+
+        Who is refused is told so only after ``dismiss``: he may try again at once, and gRPC cancels whatever comes just
+        as it is stopped.
+        """
         with self._changed:
             self._draining = True
             for stream in self._streams:
                 stream.drain()
+
+    def settle(self) -> None:
+        """Waits after ``drain`` until nobody comes or is answered any more, at most half a second."""
+        end, looks = time.monotonic() + _SETTLE_SECONDS, 0
+        while looks < _LOOKS and time.monotonic() < end:
+            came = self._came
+            time.sleep(_LOOK_SECONDS)
+            looks = 0 if self._in_flight or self._came != came else looks + 1
+
+    def dismiss(self) -> None:
+        """Lets those go who were refused; called when gRPC is stopping."""
+        self._dismissed.set()
 
     def wait_idle(self, timeout: float) -> bool:
         """Waits until every request is answered, its answer sent.
@@ -218,14 +252,22 @@ class Reception:
 
         with self._lock:
             self._open += 1
+            self._came += 1
         self._journal.open(call, context)
         # gRPC calls back when the answer is sent, or the caller is gone; False: it is gone already.
         if not context.add_callback(on_end):
             on_end()
         return call
 
-    def _attempt(self, method: str, model: Asked, call: Call, work: Callable[[Call], Answer]) -> Answer:
+    def _attempt(self, method: str, model: Asked, call: Call, work: Callable[[Call], Answer], *, new: bool) -> Answer:
         """Does the work of one request and counts it.
+
+        Args:
+            method: see ``answer``, as for the next three.
+            model: name and version.
+            call: of the request.
+            work: what to do.
+            new: whether it may be refused because the server stops; one that a stream has read may not.
 
         Raises:
             _RefusedError: whatever went wrong, as the caller is told.
@@ -233,7 +275,7 @@ class Reception:
         started = time.monotonic()
         span = self._journal.begin(method, call)
         try:
-            answer = self._admit(call, work)
+            answer = self._admit(call, work, new)
         except Exception as error:
             status = status_of(error)
             names = self._count(method, model, status)
@@ -245,7 +287,10 @@ class Reception:
         self._journal.end(span, call, method, self._count(method, model, _OK), _OK, started)
         return answer
 
-    def _admit(self, call: Call, work: Callable[[Call], Answer]) -> Answer:
+    def _admit(self, call: Call, work: Callable[[Call], Answer], new: bool) -> Answer:
+        if new and self._draining:
+            self._hold(call)
+            raise UnavailableError(_STOPPING)
         with self._lock:
             if self._in_flight >= self._max_in_flight:
                 raise TooManyRequestsError(f"the server is busy with {self._max_in_flight} requests")
@@ -255,6 +300,11 @@ class Reception:
         finally:
             with self._lock:
                 self._in_flight -= 1
+
+    def _hold(self, call: Call) -> None:
+        """See ``drain``; whoever is in a hurry is told in time."""
+        left = _HOLD_SECONDS if call.deadline is None else (call.deadline - time.monotonic()) / 2
+        self._dismissed.wait(min(_HOLD_SECONDS, left))
 
     def _count(self, method: str, model: Asked, status: grpc.StatusCode) -> tuple[str, str]:
         """Counts one answer; returns the labels of model and version."""

@@ -18,6 +18,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from serving.client import Client, ServiceError
+from serving.pb.open_inference import grpc_service_pb2 as pb
+from serving.pb.open_inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 
 Start = Callable[..., Any]
 Fail = Callable[..., tuple[int, str, str]]
@@ -201,6 +203,27 @@ def test_stopping_is_told_to_health_watchers_and_new_callers(start: Start, slow:
     with Client(running.target, timeout=1) as client, pytest.raises(ServiceError) as caught:
         client.models()
     assert caught.value.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def test_in_the_drain_delay_it_is_not_ready_and_serves_on(start: Start, slow: Path) -> None:
+    running = start(slow, "--drain-delay-seconds", "20")
+    with grpc.insecure_channel(running.target) as channel, Client(running.target) as client:
+        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+
+        def ready() -> set[bool]:
+            server, model = pb.ServerReadyRequest(), pb.ModelReadyRequest(name="digits")
+            return {stub.ServerReady(server, timeout=5).ready, stub.ModelReady(model, timeout=5).ready}
+
+        assert ready() == {True}
+        running.process.terminate()
+        while ready() != {False}:
+            time.sleep(0.01)
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert client.encode(ROW, "digits").array.shape == (1, 4)
+        # A second signal cuts the delay short too.
+        running.process.terminate()
+        assert running.process.wait(timeout=10) == 0
 
 
 def test_a_second_signal_ends_the_grace_time(start: Start, slow: Path) -> None:

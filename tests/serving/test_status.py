@@ -1,5 +1,8 @@
 import logging
 import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import grpc
@@ -114,6 +117,63 @@ def test_a_call_that_ended_before_it_began_is_cancelled(reception: Reception) ->
     seen: list[bool] = []
     reception.answer("Segment", ("m", 1), Context(alive=False), lambda call: seen.append(call.cancelled))  # type: ignore[arg-type]
     assert seen == [True]
+
+
+def test_while_the_server_drains_new_requests_are_refused_and_told_when_it_stops(reception: Reception) -> None:
+    contexts = [Context() for _ in range(8)]
+
+    def ask(context: Context) -> None:
+        with pytest.raises(AbortError):
+            reception.answer("Segment", ("m", 1), context, lambda _: None)  # type: ignore[arg-type]
+
+    reception.drain()
+    # More than may be in flight: who is refused takes nobody's place.
+    with ThreadPoolExecutor(len(contexts)) as pool:
+        asking = [pool.submit(ask, context) for context in contexts]
+        reception.settle()
+        assert not any(each.done() for each in asking)
+        reception.dismiss()
+        for each in asking:
+            each.result()
+    assert {context.status for context in contexts} == {(Code.UNAVAILABLE, "the server is stopping")}
+
+
+def test_what_a_stream_had_read_before_the_drain_is_answered(reception: Reception) -> None:
+    read = threading.Event()
+
+    def requests() -> Iterator[int]:
+        yield 1
+        read.set()
+        threading.Event().wait(5)
+
+    def prepare(request: int) -> tuple[tuple[str, int], Callable[[Call], int]]:
+        def work(_: Call) -> int:
+            # The drain begins while the request is on its way.
+            return request
+
+        read.wait()
+        reception.drain()
+        reception.dismiss()
+        return ("m", 1), work
+
+    def refuse(request: int, status: grpc.StatusCode, text: str) -> int:
+        raise AssertionError((request, status, text))
+
+    context = Context()
+    answers = reception.stream("S", context, requests(), prepare, refuse)  # type: ignore[arg-type]
+    assert next(answers) == 1
+    with pytest.raises(AbortError):
+        next(answers)
+    assert context.status == (Code.UNAVAILABLE, "the server is stopping")
+
+
+def test_who_has_little_time_is_refused_within_it(reception: Reception) -> None:
+    context = Context()
+    context.time_remaining = lambda: 0.01  # type: ignore[method-assign]
+    reception.drain()
+    with pytest.raises(AbortError):
+        reception.answer("Segment", ("m", 1), context, lambda _: None)  # type: ignore[arg-type]
+    assert context.status == (Code.UNAVAILABLE, "the server is stopping")
 
 
 @pytest.mark.parametrize("sent", ["7f3a", "a/b:c#1", "x" * 128])
