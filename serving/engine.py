@@ -17,7 +17,7 @@ from serving.backend import ENCODING
 from serving.call import Answered, Call
 from serving.errors import DeadlineError, InvalidInputError, quote
 from serving.imaging import MaskFormat
-from serving.intake import Array, Intake, Source, as_rows, describe, is_picture
+from serving.intake import Array, Filled, Intake, Source, as_rows, describe, is_picture
 from serving.manifest import Manifest
 from serving.placement import ANYWHERE, Placement
 from serving.servable import Servable
@@ -183,7 +183,7 @@ class Engine:
         self,
         name: str,
         version: Version,
-        inputs: Mapping[str, Array | Pictures],
+        inputs: Mapping[str, Array | Filled | Pictures],
         outputs: Sequence[str] = (),
         *,
         call: Call | None = None,
@@ -222,8 +222,7 @@ class Engine:
                 if isinstance(source, list):
                     ordered[spec.name] = self._decode_all(servable, source, call)
                 else:
-                    self._intake.check(servable, spec, source)
-                    ordered[spec.name] = source
+                    ordered[spec.name] = self._intake.take(servable, spec, source)
             return self._run(servable, ordered, tuple(outputs) or servable.manifest.output_names, started, call)
 
     def _ask(self, name: str, version: Version, source: Source, output: str, call: Call) -> Inference:
@@ -235,8 +234,7 @@ class Engine:
                 with self._picture_slot(call):
                     tensor, _ = self._intake.to_input(servable, source)
             else:
-                tensor = as_rows(servable, source)
-                self._intake.check(servable, image, tensor)
+                tensor = self._intake.take(servable, image, as_rows(servable, source))
             return self._run(servable, {image.name: tensor}, (output,), started, call)
 
     def _run(
@@ -256,7 +254,7 @@ class Engine:
         return Inference(servable.name, servable.version, rows.outputs, timings)
 
     def _take_encoding(
-        self, servable: Servable, source: Array | Pictures, outputs: Sequence[str]
+        self, servable: Servable, source: Array | Filled | Pictures, outputs: Sequence[str]
     ) -> tuple[Array, tuple[str, ...]]:
         """An encoding as input, and the outputs that follow from it."""
         if isinstance(source, list):
@@ -268,8 +266,7 @@ class Engine:
             raise InvalidInputError(
                 f"from an encoding {servable.name} gives {', '.join(servable.decodes)}. Received: {quote(other[0])}"
             )
-        self._intake.check_encoding(servable, source)
-        return source, tuple(outputs) or servable.decodes
+        return self._intake.take_encoding(servable, source), tuple(outputs) or servable.decodes
 
     def _decode_all(self, servable: Servable, pictures: Pictures, call: Call) -> Array:
         most = servable.limits.max_batch_size

@@ -1,6 +1,7 @@
 """What a model takes: pictures and values as they come -> its input, or a refusal that says what was expected."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,32 @@ from serving.servable import Servable
 
 Array = npt.NDArray[Any]
 Source = bytes | Array  # an encoded picture, or values
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """An array told by its first values, of which the last goes on to the end: a few bytes may tell of terabytes.
+
+    So it becomes an array only where a model takes one of its shape.
+
+    Attributes:
+        values: [count], at least one and at most as many as the shape has.
+        shape: of the array.
+    """
+
+    values: Array
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the array."""
+        return self.values.dtype
+
+    def spread(self) -> Array:
+        """The array."""
+        array = np.full(self.shape, self.values[-1])
+        array.reshape(-1)[: len(self.values)] = self.values
+        return array
 
 
 class Intake:
@@ -53,31 +80,37 @@ class Intake:
         if height * width > self._max_pixels:
             raise InvalidInputError(f"a picture has at most {self._max_pixels} pixels. Received: {height} x {width}")
 
-    def check(self, servable: Servable, spec: TensorSpec, array: Array) -> None:
-        """Holds an array to its spec: dtype, shape, and values in range (which NaN and infinity are not)."""
-        shape = array.shape
-        if array.dtype != spec.numpy_dtype or len(shape) != len(spec.shape):
-            raise _refusal(servable, spec, "", describe(array))
+    def take(self, servable: Servable, spec: TensorSpec, source: Array | Filled) -> Array:
+        """Holds an array to its spec: dtype, shape, rows, and values in range (which NaN and infinity are not).
+
+        Nothing as large as the array is allocated before all but the values is as it should be.
+        """
+        shape = source.shape
+        if source.dtype != spec.numpy_dtype or len(shape) != len(spec.shape):
+            raise _refusal(servable, spec, "", describe(source))
         for size, wanted in zip(shape, spec.shape, strict=True):
             if wanted not in (-1, size):
-                raise _refusal(servable, spec, "", describe(array))
-        if array.size == 0:
-            raise _refusal(servable, spec, " with at least one row", describe(array))
+                raise _refusal(servable, spec, "", describe(source))
+        if 0 in shape:
+            raise _refusal(servable, spec, " with at least one row", describe(source))
+        servable.limits.check_rows(f"{servable.name}/{servable.version}", shape[0])
         if len(shape) == 4:
             step = servable.manifest.resizing.multiple_of
             for size, axis, free in zip(shape, spec.axes, spec.shape, strict=True):
                 if free == -1 and axis in ("height", "width") and size % step:
-                    raise _refusal(servable, spec, f", {axis} a multiple of {step}", describe(array))
+                    raise _refusal(servable, spec, f", {axis} a multiple of {step}", describe(source))
             if math.prod(shape[:3]) > self._max_pixels:
-                raise _refusal(servable, spec, f", at most {self._max_pixels} pixels", describe(array))
+                raise _refusal(servable, spec, f", at most {self._max_pixels} pixels", describe(source))
+        array = source.spread() if isinstance(source, Filled) else source
         if spec.dtype == "FP32":
             _check_values(servable, spec, array)
+        return array
 
-    def check_encoding(self, servable: Servable, array: Array) -> None:
+    def take_encoding(self, servable: Servable, source: Array | Filled) -> Array:
         """Holds an encoding to the output it is like; its values may be any finite ones."""
         spec = servable.manifest.output(ENCODING)
         assert spec is not None  # asked before
-        self.check(servable, spec.model_copy(update={"value_range": None}), array)
+        return self.take(servable, spec.model_copy(update={"value_range": None}), source)
 
 
 def _check_values(servable: Servable, spec: TensorSpec, array: Array) -> None:
@@ -123,7 +156,7 @@ def _size(servable: Servable) -> tuple[int, int]:
     return servable.manifest.resizing.height, servable.manifest.resizing.width
 
 
-def describe(array: Array) -> str:
+def describe(array: Array | Filled) -> str:
     """Dtype and shape, as messages tell them."""
     name = array.dtype.name.upper().replace("FLOAT", "FP")
     return f"{name} {list(array.shape)}"

@@ -4,7 +4,7 @@ import numpy as np
 
 from serving.engine import Pictures
 from serving.errors import InvalidInputError
-from serving.intake import Array
+from serving.intake import Array, Filled
 from serving.pb.tensorflow_serving import framework_pb2 as pb
 from serving.servicers import tensors
 
@@ -34,13 +34,13 @@ _LISTS = {
     "FP32": "float_val",
     "FP64": "double_val",
 }
-# Of a tensor whose last value goes on to the end: 256 MiB of floats.
-_MOST_VALUES = 2**26
 _FLOAT_VAL_TAG = bytes([5 << 3 | 2])
 
 
-def read(what: str, tensor: pb.TensorProto) -> Array | Pictures:
+def read(what: str, tensor: pb.TensorProto) -> Array | Filled | Pictures:
     """Reads a tensor; strings are encoded pictures.
+
+    Of numbers that are fewer than the shape has, the last goes on to the end; where there is none, all are zero.
 
     Args:
         what: the tensor's name for messages.
@@ -64,16 +64,18 @@ def read(what: str, tensor: pb.TensorProto) -> Array | Pictures:
         return tensors.from_bytes(what, dtype, shape, tensor.tensor_content)
     values = getattr(tensor, _LISTS[name])
     expected = tensors.count(what, shape)
-    if not 1 <= len(values) <= expected or expected > _MOST_VALUES:
+    if len(values) > expected:
         raise InvalidInputError(
-            f"{what}: {name} {shape} has 1 to {expected} values (at most {_MOST_VALUES}) in {_LISTS[name]}, or its"
-            f" bytes in tensor_content. Received: {len(values)} values"
+            f"{what}: {name} {shape} has at most {expected} values in {_LISTS[name]}, or its bytes in tensor_content."
+            f" Received: {len(values)} values"
         )
-    if name == "FP16":
+    if not values:
+        found = np.zeros(1, dtype)
+    elif name == "FP16":
         found = tensors.from_values(what, np.dtype("<u2"), [len(values)], values).view(dtype)
     else:
         found = tensors.from_values(what, dtype, [len(values)], values)
-    return np.pad(found, (0, expected - len(values)), mode="edge").reshape(shape)
+    return found.reshape(shape) if len(found) == expected else Filled(found, tuple(shape))
 
 
 def write(tensor: pb.TensorProto, array: Array) -> None:

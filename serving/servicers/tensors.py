@@ -1,7 +1,8 @@
 """Tensors of the foreign protocols -> arrays, with everything about them checked; and names of datatypes.
 
 Whatever a client writes comes out as an array that is just what it said, or as an InvalidInputError that names the
-tensor, what was expected and what came. Nothing is allocated by a shape alone: what is allocated was sent.
+tensor, what was expected and what came. Nothing is allocated by a shape alone: what is allocated was sent
+(TensorFlow's short form of long tensors stays short until a model is known to take them; see ``intake.Filled``).
 """
 
 import math

@@ -65,6 +65,12 @@ def predict() -> None:
     assert not tensor.tensor_content
     answer = PREDICTION.Predict(request("digits", tensor), timeout=10)
     np.testing.assert_array_equal(tf.make_ndarray(answer.outputs["reconstruction"]), np.full((2, 784), 0.75))
+    # No values at all are zeros.
+    zeros = tf.make_tensor_proto(0.0, shape=[2, 784], dtype=tf.float32)
+    zeros.ClearField("float_val")
+    np.testing.assert_array_equal(tf.make_ndarray(zeros), np.zeros((2, 784)))
+    answer = PREDICTION.Predict(request("digits", zeros), timeout=10)
+    np.testing.assert_array_equal(tf.make_ndarray(answer.outputs["reconstruction"]), np.ones((2, 784)))
 
 
 def pictures() -> None:
@@ -91,7 +97,7 @@ def refusals() -> None:
     refused("INVALID_ARGUMENT", "has 9408 bytes. Received: 4 bytes", ask, short)
     huge = request("digits", tf.make_tensor_proto(0.25, shape=[2, 784], dtype=tf.float32))
     huge.inputs["image"].tensor_shape.dim[0].size = 2**40
-    refused("INVALID_ARGUMENT", "at most 67108864", ask, huge)
+    refused("INVALID_ARGUMENT", "at most 64 rows in one request. Received: 1099511627776", ask, huge)
 
 
 def metadata() -> None:
