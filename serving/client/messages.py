@@ -33,7 +33,9 @@ _SERVICE_CONFIG = {
         }
     ]
 }
-
+# What gRPC counts of a request before its message, with room to spare, and the most that an option can say.
+_METADATA_BYTES = 2**16
+_LARGEST_OPTION = 2**31 - 1
 
 _CODES = {status.value[0]: status for status in grpc.StatusCode}
 
@@ -58,6 +60,8 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.lb_policy_name", "round_robin"),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
+        # A request that does not fit is never sent again. gRPC's own size, 256 KiB, is below that of a photograph.
+        ("grpc.per_rpc_retry_buffer_size", min(max_message_bytes + _METADATA_BYTES, _LARGEST_OPTION)),
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ]
 

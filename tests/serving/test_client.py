@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from serving.client import AsyncClient, Client, Mask, ServiceError
+from serving.pb.sparsewalk.v1 import encoder_pb2, encoder_pb2_grpc
 from serving.timings import Timings
 
 Array = np.ndarray[Any, Any]
@@ -164,6 +166,34 @@ class TestFailures:
         start(models, "--grpc-port", str(port))
         asking.join()
         assert found == [4]
+
+    async def test_a_large_request_is_sent_again_too(self) -> None:
+        """As large as may be: gRPC by itself does not keep more than 256 KiB for that."""
+        sizes: list[int] = []
+
+        class Leaving(encoder_pb2_grpc.EncoderServiceServicer):
+            def Segment(  # noqa: N802
+                self, request: encoder_pb2.SegmentRequest, context: grpc.ServicerContext
+            ) -> encoder_pb2.SegmentResponse:
+                sizes.append(request.ByteSize())
+                if len(sizes) % 2:
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+                mask = encoder_pb2.Mask(format=encoder_pb2.MASK_FORMAT_PACKED_BITS, height=1, width=1, data=b"\0")
+                return encoder_pb2.SegmentResponse(mask=mask)
+
+        limit = 2**22
+        server = grpc.server(ThreadPoolExecutor(1))
+        encoder_pb2_grpc.add_EncoderServiceServicer_to_server(Leaving(), server)  # type: ignore[no-untyped-call]
+        target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        picture = bytes(limit - 40)  # with its field's tag and the model's name it is as large as may be
+        with Client(target, max_message_bytes=limit) as client:
+            client.segment(picture, "red")
+        async with AsyncClient(target, max_message_bytes=limit) as other:
+            await other.segment(picture, "red")
+        server.stop(None)
+        assert len(sizes) == 4
+        assert limit - 20 < sizes[0] <= limit
 
 
 class TestAsyncClient:
