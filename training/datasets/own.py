@@ -25,17 +25,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pycocotools.coco import COCO
 
+from training.datasets.decoding import PICTURES, read_grey, read_rgb, read_values
 from training.datasets.digits import SIDE, DigitData
 from training.datasets.pedestrians import PedestrianData, PedestrianScene
+from training.datasets.resizing import resample
 from training.datasets.source import DataError
 
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 PERSONS = ("person", "pedestrian")
 _KINDS = ("folder", "coco")
 _IMAGE_FIELDS = {"id", "file_name", "height", "width"}
@@ -148,7 +147,7 @@ def _folder_scenes(path: Path) -> tuple[list[PedestrianScene], Mapping[str, Path
     def load(file: Path) -> PedestrianScene:
         if file.stem not in masks:
             raise DataError(f"{file.name}: no mask; expected masks/{file.stem}.png")
-        picture, mask = _read(file, "RGB"), _read(masks[file.stem], None)
+        picture, mask = read_rgb(file), read_values(masks[file.stem])
         if mask.ndim != 2 or mask.dtype not in (np.uint8, np.uint16):
             raise DataError(
                 f"masks/{file.stem}.png: expected one channel of 8 or 16 bits. Received: {mask.dtype} {mask.shape}"
@@ -178,7 +177,7 @@ def _coco_scenes(path: Path) -> tuple[list[PedestrianScene], Mapping[str, Path]]
         if file is None:
             raise DataError(f"{name}: no such picture beside {path.name} or in images/")
         files[name] = file
-        picture = _read(file, "RGB")
+        picture = read_rgb(file)
         if picture.shape[:2] != (entry["height"], entry["width"]):
             raise DataError(
                 f"{name}: expected {entry['height']}x{entry['width']} as annotated. "
@@ -230,17 +229,5 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _grey_row(file: Path) -> npt.NDArray[np.float32]:
-    grey = _read(file, "L")
-    shrinks = grey.shape[0] >= SIDE and grey.shape[1] >= SIDE
-    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    row: npt.NDArray[np.float32] = small.reshape(-1).astype(np.float32) / np.float32(255)
-    return row
-
-
-def _read(file: Path, mode: str | None) -> npt.NDArray[Any]:
-    try:
-        with Image.open(file) as image:
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(upright.convert(mode) if mode else upright)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{file.name}: no readable picture ({error})") from error
+    row: npt.NDArray[np.float32] = resample(read_grey(file), SIDE, SIDE).reshape(-1).astype(np.float32)
+    return row / np.float32(255)

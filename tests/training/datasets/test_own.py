@@ -185,6 +185,20 @@ def test_any_pictures_for_the_encoders_of_digits_with_folders_as_classes(tmp_pat
     assert np.all(data.test_images == 1.0, axis=1).tolist() in ([True, False], [False, True])
 
 
+def test_pictures_are_decoded_as_the_service_does(scenes: Path) -> None:
+    """16 bits are scaled, transparency is white paper, of scenes and for the encoders of digits."""
+    deep = np.full((20, 30), 128 * 257, np.uint16)
+    clear = np.zeros((20, 30, 4), np.uint8)
+    for index, array in enumerate((deep, clear, deep, clear, deep)):
+        write(scenes / "images" / f"{index}.png", array)
+    data = load_scenes(f"folder:{scenes}")
+    assert np.unique(data.train[0].picture).tolist() == [128]
+    assert np.unique(data.test[0].picture).tolist() == [255]
+    pictures = load_pictures(f"folder:{scenes / 'images'}")
+    np.testing.assert_array_equal(pictures.train_images, np.float32(128) / 255)
+    np.testing.assert_array_equal(pictures.test_images, 1.0)
+
+
 def test_the_first_pictures_are_a_sample_of_all_classes(tmp_path: Path) -> None:
     """The presets train on the first so many, or fit the probes on them."""
     for label in range(4):
