@@ -4,10 +4,14 @@
 """
 
 import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -17,12 +21,40 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliPositionalArg,
+    CliSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+)
 
 from serving.errors import StartError
 
 OutputName = Literal["overlay", "privacy", "mask", "png", "rle", "parquet", "jsonl", "heatmap", "summary"]
 _SIZE = re.compile(r"^(none|max:[1-9][0-9]{0,4}|[1-9][0-9]{0,4}x[1-9][0-9]{0,4})$")
+# Between the words of a list on its way from the command line; no word has it.
+_END = "\0"
+
+
+def _split(between: str) -> Callable[[Any], Any]:
+    """Takes apart what the command line and the environment give as one text."""
+    return lambda value: [word for word in re.split(between, value) if word] if isinstance(value, str) else value
+
+
+def _is_pair(value: str) -> str:
+    if "=" not in value:
+        raise ValueError("an option is NAME=VALUE")
+    return value
+
+
+# A file may have any name, and an option of FFmpeg commas in its value.
+Inputs = Annotated[list[str], NoDecode, BeforeValidator(_split(_END)), Field(min_length=1)]
+Outputs = Annotated[tuple[OutputName, ...], NoDecode, BeforeValidator(_split(rf"\s*[,{_END}]\s*")), Field(min_length=1)]
+Options = Annotated[
+    list[Annotated[str, AfterValidator(_is_pair)]], NoDecode, BeforeValidator(_split(rf"{_END}|\s*,\s*(?=\w+=)"))
+]
 
 
 class Settings(BaseSettings):
@@ -48,12 +80,12 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
-    inputs: CliPositionalArg[list[str]] = Field(
+    inputs: CliPositionalArg[Inputs] = Field(
         description="videos, folders of pictures, globs, addresses (rtsp://, http://, ...), or @FILE with one of them a"
         " line"
     )
     output: Path = Field(description="folder for the results")
-    outputs: tuple[OutputName, ...] = Field(
+    outputs: Outputs = Field(
         ("overlay", "parquet", "summary"),
         description="what to write, e.g. --outputs overlay,rle: overlay, privacy and mask are H.264 videos, png one"
         " mask a frame, rle COCO run-lengths a line, parquet and jsonl tables, heatmap where people were,"
@@ -107,7 +139,7 @@ class Settings(BaseSettings):
     )
     fps: PositiveFloat = Field(25.0, description="frames a second of a folder of pictures")
     max_pixels: PositiveInt = Field(40_000_000, description="largest frame, in pixels")
-    input_option: list[str] = Field(
+    input_option: Options = Field(
         [], description="FFmpeg option of the inputs, e.g. rtsp_transport=udp; may be given several times"
     )
 
@@ -145,17 +177,13 @@ class Settings(BaseSettings):
             raise ValueError("a median over time takes an odd number of frames")
         return value
 
-    @field_validator("input_option")
-    @classmethod
-    def _are_pairs(cls, value: list[str]) -> list[str]:
-        if any("=" not in each for each in value):
-            raise ValueError("an option is NAME=VALUE")
-        return value
-
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.end is not None and self.end <= self.start:
             raise ValueError(f"--end lies behind --start ({self.start:g} s), not at {self.end:g} s")
+        width, _, height = self.resize.partition("x")
+        if width.isdecimal() and int(width) * int(height) > self.max_pixels:
+            raise ValueError(f"--resize {self.resize} makes larger frames than --max-pixels {self.max_pixels} allows")
         if self.target and self.engine == "ray":
             raise ValueError("--target and --engine ray are two ways of doing the same: give one")
         if self.resume and self.overwrite:
@@ -178,7 +206,8 @@ class Settings(BaseSettings):
             StartError: a value is not allowed; the message names flag, expectation and value.
         """
         try:
-            return CliApp.run(cls, cli_args=arguments, cli_exit_on_error=True)
+            source = CliSettingsSource[Settings](cls, parse_args_method=_parse)
+            return CliApp.run(cls, cli_args=arguments, cli_settings_source=source, cli_exit_on_error=True)
         except ValidationError as error:
             complaints = "; ".join(
                 f"--{'.'.join(str(part) for part in each['loc']).replace('_', '-')}: {each['msg']}."
@@ -188,3 +217,12 @@ class Settings(BaseSettings):
                 for each in error.errors()
             )
             raise StartError(f"settings: {complaints}") from None
+
+
+def _parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """Parses flags; words of lists stay as they are, which otherwise are joined by commas."""
+    told = parser.parse_args(arguments)
+    for name, value in vars(told).items():
+        if isinstance(value, list):
+            setattr(told, name, [_END.join(value)])
+    return told

@@ -251,6 +251,22 @@ class TestCommand:
         settings = Settings.from_command_line(arguments(models, tmp_path, "a.mp4", smooth=3))
         assert (settings.target, settings.smooth) == ("host:1", 3)
 
+    def test_lists_from_the_environment(self, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SPARSEWALK_OUTPUTS", "jsonl, rle")
+        monkeypatch.setenv("SPARSEWALK_INPUT_OPTION", "protocol_whitelist=file,tcp,rtsp_transport=udp")
+        listed = arguments(models, tmp_path, "a.mp4")
+        at = listed.index("--outputs")
+        settings = Settings.from_command_line(listed[:at] + listed[at + 2 :])
+        assert settings.outputs == ("jsonl", "rle")
+        assert settings.options == {"protocol_whitelist": "file,tcp", "rtsp_transport": "udp"}
+        settings = Settings.from_command_line([*listed, "--input-option", "a=b,c", "--input-option", "d=e"])
+        assert settings.outputs == ("rle", "parquet")
+        assert settings.options == {"a": "b,c", "d": "e"}
+
+    def test_an_input_may_have_any_name(self, models: Path, tmp_path: Path) -> None:
+        names = ["rain, at night.mp4", "[1] street.mp4", "{a}.mp4", 'the "best".mp4', "back\\slash.mp4", "None", "1.0"]
+        assert Settings.from_command_line(arguments(models, tmp_path, *names)).inputs == names
+
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
@@ -261,6 +277,9 @@ class TestCommand:
             ({"target": "x:1", "engine": "ray"}, "--target and --engine ray are two ways"),
             ({"resume": True, "overwrite": True}, "--resume keeps what --overwrite throws away"),
             ({"outputs": "gif"}, "--outputs.0: Input should be 'overlay'"),
+            ({"outputs": ""}, "--outputs: Value should have at least 1 item"),
+            ({"input_option": "x"}, "--input-option.0: Value error, an option is NAME=VALUE. Received: 'x'"),
+            ({"resize": "8000x6000"}, "--resize 8000x6000 makes larger frames than --max-pixels 40000000 allows"),
         ],
     )
     def test_settings_that_are_not_allowed(
