@@ -17,6 +17,7 @@
         ├── AlreadyExistsError     a name is taken
         ├── UnauthenticatedError   no token, or none that is known
         ├── ForbiddenError         the server's operator does not allow this to callers
+        ├── UnsupportedError       the protocol has it, this server has not
         ├── LoadError              a model that was to be loaded is broken; what was served before still is
         ├── OverloadedError        something bounded is full: try again later, elsewhere
         │   ├── QueueFullError        the requests that wait for a model
@@ -123,6 +124,12 @@ class ForbiddenError(RequestError):
     """The server's operator does not allow this."""
 
     reason = "forbidden"
+
+
+class UnsupportedError(RequestError):
+    """The protocol has it, and this server has not."""
+
+    reason = "unsupported"
 
 
 class LoadError(RequestError):

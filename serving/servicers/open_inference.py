@@ -1,6 +1,7 @@
 """``inference.GRPCInferenceService``: the Open Inference Protocol v2, as the stock clients of NVIDIA Triton speak it.
 
-Left out: CUDA's shared memory, tracing and logging calls (UNIMPLEMENTED), and the classification of outputs.
+Left out: CUDA's shared memory (nothing can be registered), tracing and logging calls (UNIMPLEMENTED), and the
+classification of outputs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,7 @@ import grpc
 
 from serving.call import PRIORITIES, USUAL, Call
 from serving.engine import Engine
-from serving.errors import ForbiddenError, InvalidInputError
+from serving.errors import ForbiddenError, InvalidInputError, NotFoundError, UnsupportedError, quote
 from serving.pb.open_inference import grpc_service_pb2 as pb
 from serving.pb.open_inference import grpc_service_pb2_grpc as pb_grpc
 from serving.servicers import open_inference_models as models
@@ -242,6 +243,46 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
             return pb.SystemSharedMemoryUnregisterResponse()
 
         return self._reception.answer("SystemSharedMemoryUnregister", ("", None), context, work)
+
+    def CudaSharedMemoryStatus(  # noqa: N802
+        self, request: pb.CudaSharedMemoryStatusRequest, context: grpc.ServicerContext
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        """None is registered."""
+
+        def work(call: Call) -> pb.CudaSharedMemoryStatusResponse:
+            call.check()
+            self._shared()
+            if request.name:
+                raise NotFoundError(f"no CUDA memory is registered as {quote(request.name)}")
+            return pb.CudaSharedMemoryStatusResponse()
+
+        return self._reception.answer("CudaSharedMemoryStatus", ("", None), context, work)
+
+    def CudaSharedMemoryRegister(  # noqa: N802
+        self, request: pb.CudaSharedMemoryRegisterRequest, context: grpc.ServicerContext
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        """Refused."""
+        del request
+
+        def work(call: Call) -> pb.CudaSharedMemoryRegisterResponse:
+            call.check()
+            self._shared()
+            raise UnsupportedError("this server takes tensors in system shared memory, not in CUDA's")
+
+        return self._reception.answer("CudaSharedMemoryRegister", ("", None), context, work)
+
+    def CudaSharedMemoryUnregister(  # noqa: N802
+        self, request: pb.CudaSharedMemoryUnregisterRequest, context: grpc.ServicerContext
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        """Nothing to forget, which is no error: clients call this unasked where they use system shared memory."""
+        del request
+
+        def work(call: Call) -> pb.CudaSharedMemoryUnregisterResponse:
+            call.check()
+            self._shared()
+            return pb.CudaSharedMemoryUnregisterResponse()
+
+        return self._reception.answer("CudaSharedMemoryUnregister", ("", None), context, work)
 
     @property
     def _ready(self) -> bool:

@@ -26,6 +26,7 @@ from serving.errors import (
     TooManyStreamsError,
     UnauthenticatedError,
     UnavailableError,
+    UnsupportedError,
     quote,
 )
 from serving.metrics import UNKNOWN, Metrics
@@ -56,6 +57,7 @@ STATUS: dict[type[RequestError], grpc.StatusCode] = {
     AlreadyExistsError: grpc.StatusCode.ALREADY_EXISTS,
     UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
     LoadError: grpc.StatusCode.FAILED_PRECONDITION,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -345,6 +345,27 @@ def test_a_name_is_registered_once(stub: Stub, memory: SharedMemory, region: str
     assert caught.value.code() is Code.ALREADY_EXISTS
 
 
+def test_there_is_no_cuda_memory_to_register_and_none_to_forget(stub: Stub) -> None:
+    """Triton's clients unregister it before they register system shared memory, and after."""
+    stub.CudaSharedMemoryUnregister(pb.CudaSharedMemoryUnregisterRequest(), timeout=10)
+    assert not stub.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest(), timeout=10).regions
+    for call, code, message in (
+        (
+            lambda: stub.CudaSharedMemoryRegister(pb.CudaSharedMemoryRegisterRequest(name="r"), timeout=10),
+            Code.UNIMPLEMENTED,
+            "this server takes tensors in system shared memory, not in CUDA's",
+        ),
+        (
+            lambda: stub.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest(name="r"), timeout=10),
+            Code.NOT_FOUND,
+            "no CUDA memory is registered as 'r'",
+        ),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        assert (caught.value.code(), caught.value.details()) == (code, message)
+
+
 def test_it_is_off_unless_asked_for(server: Any, memory: SharedMemory) -> None:
     with grpc.insecure_channel(server.target) as channel:
         off = Stub(channel)
@@ -354,6 +375,9 @@ def test_it_is_off_unless_asked_for(server: Any, memory: SharedMemory) -> None:
             ),
             lambda: off.SystemSharedMemoryStatus(pb.SystemSharedMemoryStatusRequest(), timeout=10),
             lambda: off.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(), timeout=10),
+            lambda: off.CudaSharedMemoryRegister(pb.CudaSharedMemoryRegisterRequest(name="r"), timeout=10),
+            lambda: off.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest(), timeout=10),
+            lambda: off.CudaSharedMemoryUnregister(pb.CudaSharedMemoryUnregisterRequest(), timeout=10),
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 call()

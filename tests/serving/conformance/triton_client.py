@@ -132,7 +132,9 @@ def stream(client: triton.InferenceServerClient) -> None:
 
 
 def shared_memory(client: triton.InferenceServerClient) -> None:
+    # As NVIDIA's simple_grpc_shm_client.py begins, whatever the server has.
     client.unregister_system_shared_memory()
+    client.unregister_cuda_shared_memory()
     handles = {
         name: shm.create_shared_memory_region(name, f"/sparsewalk_{name}", ROWS.nbytes) for name in ("rows", "found")
     }
@@ -153,6 +155,13 @@ def shared_memory(client: triton.InferenceServerClient) -> None:
         refused("NOT_FOUND", "registered as 'rows'", lambda: client.infer("digits", [rows], outputs=[found]))
         client.unregister_system_shared_memory()
         assert client.get_system_shared_memory_status(as_json=True) == {}
+        client.unregister_cuda_shared_memory("rows")
+        assert client.get_cuda_shared_memory_status(as_json=True) == {}
+        refused(
+            "UNIMPLEMENTED",
+            "takes tensors in system shared memory, not in CUDA's",
+            lambda: client.register_cuda_shared_memory("rows", b"aGFuZGxl", 0, ROWS.nbytes),
+        )
     finally:
         for handle in handles.values():
             shm.destroy_shared_memory_region(handle)
