@@ -75,12 +75,19 @@ class DivergenceGuard:
     Args:
         name: of what is trained, for the message.
         rate: η in units of m/k, for the message.
+
+    Attributes:
+        first: float64 variable, scalar: the relative residual of the first step; NaN before it.
+        recent: likewise, the average over the last steps. A resumed run needs both to be stopped where an unbroken one
+            is, and only there.
     """
 
     def __init__(self, name: str, rate: float) -> None:
         self._name, self._rate = name, rate
-        self._first: float | None = None
-        self._recent = 0.0
+        self.first, self.recent = (
+            tf.Variable(math.nan, trainable=False, dtype=tf.float64, name=f"{which}_residual")
+            for which in ("first", "recent")
+        )
 
     def check(self, relative_residual: float) -> None:
         """Takes ``‖y − A x‖² / ‖y‖²`` of one step.
@@ -88,13 +95,16 @@ class DivergenceGuard:
         Raises:
             DivergenceError: it is not finite, or its average has grown by a quarter over that of the first step.
         """
-        if self._first is None:
-            self._first = self._recent = relative_residual
-        self._recent += (relative_residual - self._recent) / GUARD_STEPS
-        if not math.isfinite(self._recent) or self._recent > GUARD_GROWTH * self._first:
+        first, recent = float(self.first), float(self.recent)
+        if math.isnan(first):
+            first = recent = relative_residual
+            self.first.assign(first)
+        recent += (relative_residual - recent) / GUARD_STEPS
+        self.recent.assign(recent)
+        if not math.isfinite(recent) or recent > GUARD_GROWTH * first:
             raise DivergenceError(
                 f"{self._name}: the relative residual of the neural rule must not grow by more than {GUARD_GROWTH:g} "
-                f"times over that of the first step ({self._first:.3g}). Received: {self._recent:.3g} on average, "
+                f"times over that of the first step ({first:.3g}). Received: {recent:.3g} on average, "
                 f"last {relative_residual:.3g}. The step is too large: eta is {self._rate:g} m/k. Lower it "
                 "(--set learning_rate=... in units of m/k)."
             )
@@ -145,8 +155,13 @@ class NeuralCoding:
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """Model and which columns the current epoch has used."""
-        return {"model": self._model, "used": self._used}
+        """Model, which columns the current epoch has used, and what the guard compares."""
+        return {
+            "model": self._model,
+            "used": self._used,
+            "first_residual": self._guard.first,
+            "recent_residual": self._guard.recent,
+        }
 
     def batches(self, epoch: int) -> Iterable[Any]:
         """The batches of ``epoch``."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,24 @@ def test_a_falling_residual_is_fine() -> None:
     guard = DivergenceGuard("x", 0.3)
     for step in range(100):
         guard.check(1 / (1 + step))
+
+
+def test_a_resumed_run_is_stopped_where_an_unbroken_one_is(rng: np.random.Generator, tmp_path: Path) -> None:
+    images = np.eye(30, dtype=np.float32)
+    unbroken, resumed = (NeuralCoding(NeuralDictionary(30, 30), images, batches_of(images), k=1) for _ in range(2))
+    for batch in unbroken.batches(0):
+        unbroken.step(batch)
+    path = tf.train.Checkpoint(**unbroken.state).write(str(tmp_path / "checkpoint"))
+    tf.train.Checkpoint(**resumed.state).read(path).assert_consumed()
+    # far above the threshold: every column takes part in every example, and the dictionary is thrown about
+    noise = tf.constant(10 * rng.standard_normal((50, 30)).astype(np.float32))
+    messages = []
+    for program in (unbroken, resumed):
+        with pytest.raises(DivergenceError, match="over that of the first step") as stopped:
+            for _ in range(20):
+                program.step(noise)
+        messages.append(str(stopped.value))
+    assert messages[0] == messages[1]
 
 
 def test_a_step_above_half_is_warned_of(rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
