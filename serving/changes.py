@@ -6,11 +6,11 @@ is then done in all of them or in none (``processes/fleet.py``).
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.errors import LoadError, NotFoundError, RepositoryError, quote
+from serving.errors import LoadError, NotFoundError, RepositoryError, UnavailableError, quote
 from serving.model_settings import VersionPolicy
 
 _log = logging.getLogger(__name__)
@@ -121,7 +121,10 @@ class Changes:
                     self._refresh()
 
     def _check_found(self, names: list[str]) -> None:
-        found = self._models.found()
+        try:
+            found = self._models.found()
+        except RepositoryError as error:
+            raise LoadError(str(error)) from error
         missing = [name for name in names if name not in found]
         if missing:
             raise NotFoundError(f"no model {quote(missing[0])} in the repository")
@@ -137,9 +140,22 @@ class Changes:
             try:
                 self._models.reload(name)
                 self._failed.pop(name, None)
-            except LoadError as error:
+            except UnavailableError:
+                raise
+            except Exception as error:  # the others are looked at all the same
                 if self._failed.get(name) != str(error):
                     self._failed[name] = str(error)
-                    _log.error("%s", error)
+                    _log.error("%s: %s", name, error, exc_info=None if isinstance(error, LoadError) else error)
         for name in set(self._models.served()) - set(found):
             self._models.unload(name, "its folder is gone")
+
+
+def poll(refresh: Callable[[], None], seconds: float, stopping: threading.Event) -> None:
+    """Refreshes every so many seconds until ``stopping`` is set, whatever one of the looks comes to."""
+    while not stopping.wait(seconds):
+        try:
+            refresh()
+        except UnavailableError as error:  # it is being closed, or nobody has the models at the moment
+            _log.debug("poll: %s", error)
+        except Exception:
+            _log.exception("looking for models failed; the next time is in %g s", seconds)

@@ -13,9 +13,9 @@ def find_models(root: Path) -> list[str]:
     """The names of the models under a repository root.
 
     Raises:
-        RepositoryError: the root is no folder, or holds no model.
+        RepositoryError: the root is no folder, cannot be read, or holds no model.
     """
-    if not root.is_dir():
+    if not _is_folder(root):
         raise RepositoryError(
             f"{root}: the model repository is no folder; --model-repository names one, and the released models lie in"
             " deploy/models of Sparsewalk's source"
@@ -30,7 +30,7 @@ def find_versions(model: Path) -> list[int]:
     """The versions in a model's folder, rising.
 
     Raises:
-        RepositoryError: there is none, or one is no positive integer.
+        RepositoryError: there is none, one is no positive integer, or the folder cannot be read, or is gone.
     """
     versions = []
     for folder in _folders(model):
@@ -43,7 +43,17 @@ def find_versions(model: Path) -> list[int]:
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        return sorted(entry for entry in parent.iterdir() if not entry.name.startswith(".") and _is_folder(entry))
+    except OSError as error:
+        raise RepositoryError(f"{parent}: cannot be read: {error.strerror}") from error
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:  # not what is_dir takes for a no, but e.g. a network's file system that is away
+        raise RepositoryError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def fingerprint(folder: Path) -> str:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from http.server import HTTPServer
 from pathlib import Path
@@ -23,8 +22,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
 from serving import assembly, backend, imaging, signals
+from serving.changes import poll
 from serving.engine import Engine
-from serving.errors import PortError, UnavailableError
+from serving.errors import PortError
 from serving.metrics import Metrics
 from serving.placement import Placement
 from serving.repository import Held
@@ -161,7 +161,8 @@ class Server:
             if member is not None and not member.listens_first:
                 self._listen()
             if member is None and self._settings.poll_seconds:
-                threading.Thread(target=self._poll, name="poll", daemon=True).start()
+                task = (self.engine.repository.refresh, self._settings.poll_seconds, self._stopping)
+                threading.Thread(target=poll, args=task, name="poll", daemon=True).start()
 
     @property
     def summary(self) -> str:
@@ -206,11 +207,6 @@ class Server:
         """Cancels the requests that ``stop`` still waits for."""
         self._hurried.set()
         self._grpc.stop(0)
-
-    def _poll(self) -> None:
-        while not self._stopping.wait(self._settings.poll_seconds):
-            with suppress(UnavailableError):  # it is being closed
-                self.engine.repository.refresh()
 
     def _build_grpc(self) -> grpc.Server:
         settings = self._settings

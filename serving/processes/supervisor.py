@@ -23,8 +23,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from serving import assembly, backend, metrics, signals
-from serving.changes import Changes, LoadModel, Order, Refresh
-from serving.errors import PortError, ProcessError, RequestError, ServingError, StartError, UnavailableError
+from serving.changes import Changes, LoadModel, Order, Refresh, poll
+from serving.errors import PortError, ProcessError, ServingError, StartError
 from serving.placement import Placement
 from serving.processes.assignment import Assignment, Role, Seat
 from serving.processes.fleet import Fleet
@@ -185,7 +185,8 @@ class Supervisor:
             print(self._summary(), flush=True)
             threading.Thread(target=self._look, name="look", daemon=True).start()
             if self._settings.poll_seconds:
-                threading.Thread(target=self._poll, name="poll", daemon=True).start()
+                task = (lambda: self._change(Refresh()), self._settings.poll_seconds, self._stopping)
+                threading.Thread(target=poll, args=task, name="poll", daemon=True).start()
 
     def _on_end(self, process: Process) -> None:
         code = process.wait()
@@ -276,15 +277,6 @@ class Supervisor:
     def _look(self) -> None:
         while not self._stopping.wait(_LOOK_SECONDS):
             self._ledger.look()
-
-    def _poll(self) -> None:
-        while not self._stopping.wait(self._settings.poll_seconds):
-            try:
-                self._change(Refresh())
-            except UnavailableError as error:
-                _log.debug("poll: %s", error)
-            except RequestError as error:
-                _log.error("%s", error)
 
     def _summary(self) -> str:
         held = self._fleet.held() or {}

@@ -1,15 +1,19 @@
 """Versions that come and go while the others answer."""
 
+import errno
+import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serving.call import Call
+from serving.changes import Override, poll
 from serving.errors import LoadError, NotFoundError, UnavailableError
-from serving.repository import ModelRepository
+from serving.repository import ModelRepository, Plan
 from serving.shelf import State
 from tests.serving.repository.asking import ROW, Build, Make, configure, served, states
 
@@ -128,6 +132,75 @@ class TestReload:
         for _ in range(3):
             repository.refresh()
         assert caplog.text.count("red/1/manifest.json: cannot be read") == 1
+
+    def test_a_folder_that_goes_while_others_are_looked_at_ends_no_poll(
+        self,
+        repository: ModelRepository,
+        tmp_path: Path,
+        build: Build,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Nor does anything else that may happen to one model."""
+        for name in ("halves", "red"):
+            build(tmp_path, name)
+        prepare = ModelRepository.prepare
+        trouble: dict[str, Callable[[], object]] = {
+            "halves": lambda: shutil.rmtree(tmp_path / "halves"),
+            "red": lambda: 1 / 0,
+        }
+
+        def prepare_in_trouble(self: ModelRepository, name: str, override: Override | None = None) -> Plan:
+            if name in trouble:
+                trouble.pop(name)()
+            return prepare(self, name, override)
+
+        monkeypatch.setattr(ModelRepository, "prepare", prepare_in_trouble)
+        build(tmp_path, "digits", 2)
+        stopping, rounds = threading.Event(), iter(range(3))
+
+        def refresh() -> None:
+            if next(rounds) == 2:
+                stopping.set()
+            repository.refresh()
+
+        poll(refresh, 0.001, stopping)
+        assert served(repository) == {"digits": [2], "red": [1]}
+        assert "halves: cannot be read: No such file or directory" in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+
+    def test_a_folder_that_cannot_be_read_now_is_looked_at_again(
+        self, repository: ModelRepository, tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As it is on a network's file system that is away for a while."""
+        build(tmp_path, "red")
+        is_dir = Path.is_dir
+
+        def stale(_: Path) -> bool:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+        monkeypatch.setattr(Path, "is_dir", stale)
+        repository.refresh()
+        with pytest.raises(LoadError, match="cannot be read: Stale file handle"):
+            repository.load_model("red")
+        assert served(repository) == {"digits": [1]}
+        monkeypatch.setattr(Path, "is_dir", is_dir)
+        repository.refresh()
+        assert served(repository) == {"digits": [1], "red": [1]}
+
+    def test_polling_survives_whatever_looking_comes_to(self, caplog: pytest.LogCaptureFixture) -> None:
+        stopping = threading.Event()
+        coming = [KeyError("odd"), OSError("away"), UnavailableError("closing")]
+
+        def refresh() -> None:
+            error = coming.pop()
+            if not coming:
+                stopping.set()
+            raise error
+
+        poll(refresh, 0.001, stopping)
+        assert coming == []
+        assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [OSError, KeyError]
 
     def test_those_who_watch_are_told(self, tmp_path: Path, build: Build, make: Make) -> None:
         build(tmp_path, "digits")
