@@ -20,8 +20,10 @@ Everything is checked before anything is trained, and all faults are told at onc
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,10 +39,13 @@ from training.datasets.source import DataError
 
 PERSONS = ("person", "pedestrian")
 _KINDS = ("folder", "coco")
-_IMAGE_FIELDS = {"id", "file_name", "height", "width"}
+_IMAGE_FIELDS = {"id": (int, str), "file_name": str, "height": int, "width": int}
+_CATEGORY_FIELDS = {"id": (int, str), "name": str}
 _ORDER_SEED = 20
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 def is_own(choice: str) -> bool:
@@ -143,8 +148,13 @@ def _folder_scenes(path: Path) -> tuple[list[PedestrianScene], Mapping[str, Path
     """The scenes, and by name the files that they were read from."""
     pictures = _sorted_files(path / "images", "*")
     masks = {file.stem: file for file in (path / "masks").glob("*.png")}
+    stems = Counter(file.stem for file in pictures)
 
     def load(file: Path) -> PedestrianScene:
+        if stems[file.stem] > 1:
+            raise DataError(
+                f"{file.name}: expected one picture for masks/{file.stem}.png. Received: {stems[file.stem]}"
+            )
         if file.stem not in masks:
             raise DataError(f"{file.name}: no mask; expected masks/{file.stem}.png")
         picture, mask = read_rgb(file), read_values(masks[file.stem])
@@ -168,14 +178,24 @@ def _folder_scenes(path: Path) -> tuple[list[PedestrianScene], Mapping[str, Path
 def _coco_scenes(path: Path) -> tuple[list[PedestrianScene], Mapping[str, Path]]:
     """The scenes, and by name the files that they were read from."""
     coco = _read_coco(path)
-    wanted = [each["id"] for each in coco.dataset.get("categories", []) if each.get("name", "").lower() in PERSONS]
-    files = {path.name: path}
+    categories = coco.dataset.get("categories", [])
+    wanted = [category["id"] for category in categories if category["name"].lower() in PERSONS]
+    if categories and not wanted:
+        names = ", ".join(category["name"] for category in categories)
+        logger.warning("%s: no category is named %s; all of these count: %s", path, " or ".join(PERSONS), names)
+    identities = Counter(entry["id"] for entry in coco.dataset["images"])
+    files, seen = {path.name: path}, set[Path]()
 
     def load(entry: dict[str, Any]) -> PedestrianScene:
         name = entry["file_name"]
+        if identities[entry["id"]] > 1:
+            raise DataError(f"{name}: expected an id of its own. Received: {entry['id']!r}, which others have as well")
         file = next((place / name for place in (path.parent, path.parent / "images") if (place / name).is_file()), None)
         if file is None:
             raise DataError(f"{name}: no such picture beside {path.name} or in images/")
+        if file.resolve() in seen:
+            raise DataError(f"{name}: expected each picture once. Received: another image with the same file")
+        seen.add(file.resolve())
         files[name] = file
         picture = read_rgb(file)
         if picture.shape[:2] != (entry["height"], entry["width"]):
@@ -185,10 +205,16 @@ def _coco_scenes(path: Path) -> tuple[list[PedestrianScene], Mapping[str, Path]]
             )
         instances = np.zeros(picture.shape[:2], np.uint16)
         for number, annotation in enumerate(_annotations(coco, entry["id"], wanted), start=1):
-            instances[_mask_of(coco, annotation, name)] = number
+            mask = _mask_of(coco, annotation, name)
+            if mask.shape != instances.shape:
+                raise DataError(
+                    f"{name}: annotation {annotation.get('id')}: expected a mask of the picture's size, "
+                    f"{instances.shape}. Received: {mask.shape}"
+                )
+            instances[mask] = number
         return PedestrianScene(name, picture, instances)
 
-    images = sorted(coco.dataset["images"], key=lambda each: str(each["file_name"]))
+    images = sorted(coco.dataset["images"], key=lambda entry: entry["file_name"])
     return _all_or_faults(images, load, path), files
 
 
@@ -199,13 +225,24 @@ def _read_coco(path: Path) -> COCO:
         missing = {"images", "annotations"} - set(coco.dataset)
         if missing:
             raise DataError(f"{path}: COCO's JSON has lists 'images' and 'annotations'. Received: no {sorted(missing)}")
-        incomplete = [entry for entry in coco.dataset["images"] if not set(entry) >= _IMAGE_FIELDS]
-        if incomplete:
-            raise DataError(f"{path}: every image has {sorted(_IMAGE_FIELDS)}. Received: {incomplete}")
+        _check_entries(coco.dataset["images"], "image", _IMAGE_FIELDS, path)
+        _check_entries(coco.dataset.get("categories", []), "category", _CATEGORY_FIELDS, path)
         coco.createIndex()
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: an entry lacks a field that COCO's format has. Received: {error!r}") from error
     return coco
+
+
+def _check_entries(entries: Iterable[Any], what: str, fields: Mapping[str, Any], path: Path) -> None:
+    wrong = [
+        entry
+        for entry in entries
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(field), fields[field]) for field in fields)
+    ]
+    if wrong:
+        raise DataError(
+            f"{path}: every {what} has {sorted(fields)}, names as text and sizes as whole numbers. Received: {wrong}"
+        )
 
 
 def _annotations(coco: COCO, image: int, categories: list[int]) -> Iterator[dict[str, Any]]:

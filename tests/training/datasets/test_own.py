@@ -58,6 +58,13 @@ def test_every_fault_is_told_at_once_by_file_name(scenes: Path) -> None:
     assert "masks/3.png: expected one channel of 8 or 16 bits" in message
 
 
+def test_two_pictures_for_one_mask_are_a_fault(scenes: Path) -> None:
+    write(scenes / "images" / "1.jpg", np.zeros((20, 30, 3), np.uint8))
+    expected = r"2 of 6 are at fault:\n  1.jpg: expected one picture for masks/1.png. Received: 2\n  1.png: "
+    with pytest.raises(DataError, match=expected):
+        load_scenes(f"folder:{scenes}")
+
+
 def test_a_mask_without_a_picture_is_a_fault(scenes: Path) -> None:
     (scenes / "images" / "4.png").unlink()
     with pytest.raises(DataError, match="masks without a picture in images/: 4"):
@@ -93,15 +100,44 @@ def test_coco_annotations_of_persons_become_instances(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.test[0].instances[1:5, 2:8], 2)
 
 
+def test_where_no_category_is_a_person_it_is_said_that_all_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_scenes(coco(tmp_path))
+    assert not caplog.messages
+    data = load_scenes(coco(tmp_path, categories=[{"id": 1, "name": "People"}, {"id": 2, "name": "car"}]))
+    assert data.train[0].mask.any()
+    assert any(
+        message.endswith("no category is named person or pedestrian; all of these count: People, car")
+        for message in caplog.messages
+    )
+
+
+IMAGE = {"id": 1, "file_name": "a.png", "height": 20, "width": 30}
+SMALLER = {"size": [14, 14], "counts": [50, 20, 126]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": [{"id": 1, "file_name": "gone.png", "height": 1, "width": 1}] * 2}, "gone.png: no such picture"),
-        (
-            {"images": [{"id": 1, "file_name": "a.png", "height": 9, "width": 9}] * 2},
-            "a.png: expected 9x9 as annotated. Received: 20x30",
-        ),
+        ({"images": [{**IMAGE, "file_name": "gone.png"}]}, "gone.png: no such picture"),
+        ({"images": [{**IMAGE, "height": 9, "width": 9}]}, "a.png: expected 9x9 as annotated. Received: 20x30"),
         ({"images": [{"id": 1}]}, "every image has .*'file_name'.*Received: "),
+        ({"images": [{**IMAGE, "file_name": None}]}, "every image has .*Received: .*None"),
+        ({"images": [{**IMAGE, "height": "20"}]}, "every image has .* sizes as whole numbers.*Received: .*'20'"),
+        (
+            {"images": [IMAGE, {**IMAGE, "id": 2, "file_name": "images/a.png"}]},
+            "images/a.png: expected each picture once. Received: another image with the same file",
+        ),
+        (
+            {"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]},
+            "2 of 2 are at fault:\n  a.png: expected an id of its own. Received: 1, .*\n  b.png: ",
+        ),
+        ({"categories": [{"id": 1, "name": 5}]}, "every category has .* names as text.*Received: .*5"),
+        (
+            {"annotations": [{"id": 7, "image_id": 5, "category_id": 1, "segmentation": SMALLER}]},
+            r"b.png: annotation 7: expected a mask of the picture's size, \(20, 30\)\. Received: \(14, 14\)",
+        ),
         ({"annotations": [{"id": 1}]}, "lacks a field that COCO's format has"),
     ],
 )
