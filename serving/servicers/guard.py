@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
+from google.protobuf import descriptor_pool
 
 from serving.errors import RequestError, SecurityError, UnauthenticatedError
 from serving.security import Tokens
@@ -21,7 +22,7 @@ class Guard(grpc.ServerInterceptor):
     Args:
         tokens: those that are let in.
         free: full names of services, or ``service/Method``, for which none is needed.
-        services: full names of the server's services.
+        services: full names of the server's services, which protobuf's default pool knows.
         refuse: ends a call of a method (``/service/Method``) with an error.
 
     Raises:
@@ -36,8 +37,14 @@ class Guard(grpc.ServerInterceptor):
         refuse: Callable[[str, grpc.ServicerContext, RequestError], NoReturn],
     ) -> None:
         for name in free:
-            if name.partition("/")[0] not in services:
+            service, slash, method = name.partition("/")
+            if service not in services:
                 raise SecurityError(f"--token-free: the services are {', '.join(sorted(services))}. Received: {name!r}")
+            methods = descriptor_pool.Default().FindServiceByName(service).methods_by_name
+            if slash and method not in methods:
+                raise SecurityError(
+                    f"--token-free: the methods of {service} are {', '.join(sorted(methods))}. Received: {name!r}"
+                )
         self._tokens = tokens
         self._free = frozenset(f"/{name}" for name in free)
         self._refuse = refuse

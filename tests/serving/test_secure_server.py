@@ -373,6 +373,11 @@ class TestStartFails:
                 ["--token-file", "{tokens}", "--token-free", "grpc.health.v1.Helth"],
                 "--token-free: the services are grpc.health.v1.Health, grpc.reflection.v1alpha.ServerReflection, ",
             ),
+            (
+                ["--token-file", "{tokens}", "--token-free", "grpc.health.v1.Health/check"],
+                "--token-free: the methods of grpc.health.v1.Health are Check, List, Watch."
+                " Received: 'grpc.health.v1.Health/check'",
+            ),
         ],
     )
     def test_what_cannot_be_used_keeps_it_from_starting(
