@@ -1,16 +1,23 @@
 """What lies in the repository's folder: names, versions, and whether their files have changed."""
 
 import hashlib
+import logging
+import re
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from serving import backend
 from serving import manifest as manifests
 from serving.errors import RepositoryError
 
+_log = logging.getLogger(__name__)
+
 
 def find_models(root: Path) -> list[str]:
     """The names of the models under a repository root.
+
+    Folders whose name no model can have (``lost+found`` of a volume) are left out, which is logged once.
 
     Raises:
         RepositoryError: the root is no folder, cannot be read, or holds no model.
@@ -20,7 +27,7 @@ def find_models(root: Path) -> list[str]:
             f"{root}: the model repository is no folder; --model-repository names one, and the released models lie in"
             " deploy/models of Sparsewalk's source"
         )
-    names = [folder.name for folder in _folders(root)]
+    names = [folder.name for folder in _folders(root) if _may_be_a_model(folder)]
     if not names:
         raise RepositoryError(f"{root}: the model repository is empty; it holds <name>/<version>/manifest.json")
     return names
@@ -40,6 +47,14 @@ def find_versions(model: Path) -> list[int]:
     if not versions:
         raise RepositoryError(f"{model}: the model has no version folder")
     return sorted(versions)
+
+
+@cache
+def _may_be_a_model(folder: Path) -> bool:
+    if re.fullmatch(manifests.NAME_PATTERN, folder.name):
+        return True
+    _log.warning("%s is left out: no model can have that name", folder)
+    return False
 
 
 def _folders(parent: Path) -> list[Path]:

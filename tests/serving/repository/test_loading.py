@@ -17,7 +17,7 @@ from serving.errors import (
     RepositoryError,
     UnavailableError,
 )
-from tests.serving.repository.asking import Build, Make
+from tests.serving.repository.asking import Build, Make, served
 
 
 def test_the_newest_version_answers_by_default(tmp_path: Path, build: Build, make: Make) -> None:
@@ -40,6 +40,21 @@ def test_hidden_folders_and_other_files_are_ignored(tmp_path: Path, build: Build
     repository = make(tmp_path)
     repository.load()
     assert [servable.name for servable in repository.servables()] == ["digits"]
+
+
+def test_a_folder_with_no_models_name_is_left_out_and_told_of_once(
+    tmp_path: Path, build: Build, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ext4 keeps one on every volume, and root alone may read it."""
+    build(tmp_path, "digits")
+    (tmp_path / "lost+found").mkdir(mode=0o000)
+    repository = make(tmp_path)
+    repository.load()
+    repository.refresh()
+    assert served(repository) == {"digits": [1]}
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{tmp_path / 'lost+found'} is left out: no model can have that name"
+    ]
 
 
 def test_unknown_names_and_versions_name_the_known_ones(tmp_path: Path, build: Build, make: Make) -> None:
