@@ -52,7 +52,7 @@ class Configure:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Load what is new or changed, and unload what is gone."""
+    """Load what is new or changed, and unload what is gone; but what an order had unloaded stays so."""
 
 
 Order = LoadModel | UnloadModel | Configure | Refresh
@@ -83,7 +83,7 @@ class Models(Protocol):
 
 
 class Changes:
-    """Carries out orders, one at a time.
+    """Carries out orders, one at a time, and remembers what ``Refresh`` is not to undo.
 
     Args:
         models: what is changed.
@@ -92,6 +92,9 @@ class Changes:
     def __init__(self, models: Models) -> None:
         self._models = models
         self._failed: dict[str, str] = {}
+        self._unloaded: set[str] = set()
+        # Those of the last ``Configure`` and what was loaded since; None: there was none.
+        self._configured: set[str] | None = None
         self.lock = threading.Lock()
 
     def carry_out(self, order: Order) -> None:
@@ -105,16 +108,21 @@ class Changes:
             match order:
                 case LoadModel(name):
                     self._check_found([name])
+                    self._unloaded.discard(name)
+                    if self._configured is not None:
+                        self._configured.add(name)
                     self._models.reload(name)
                 case UnloadModel(name):
                     served = self._models.served()
                     if name not in served:
                         raise NotFoundError(f"no model {quote(name)}. Known: {', '.join(served)}")
+                    self._unloaded.add(name)
                     self._models.unload(name, "unloaded")
                 case Configure(wanted):
                     self._check_found(list(wanted))
                     for name, override in wanted.items():
                         self._models.reload(name, override)
+                    self._configured, self._unloaded = set(wanted), set()
                     for name in set(self._models.served()) - set(wanted):
                         self._models.unload(name, "not in the configuration asked for")
                 case Refresh():
@@ -136,7 +144,8 @@ class Changes:
         except RepositoryError as error:
             _log.error("%s", error)
             return
-        for name in found:
+        allowed = found if self._configured is None else [name for name in found if name in self._configured]
+        for name in (name for name in allowed if name not in self._unloaded):
             try:
                 self._models.reload(name)
                 self._failed.pop(name, None)

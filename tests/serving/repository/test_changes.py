@@ -202,6 +202,35 @@ class TestReload:
         assert coming == []
         assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [OSError, KeyError]
 
+    def test_refreshing_leaves_what_an_order_unloaded(
+        self, repository: ModelRepository, tmp_path: Path, build: Build
+    ) -> None:
+        build(tmp_path, "red")
+        repository.unload_model("digits")
+        repository.refresh()
+        assert served(repository) == {"red": [1]}
+        repository.load_model("digits")
+        build(tmp_path, "digits", 2)
+        repository.refresh()
+        assert served(repository) == {"digits": [2], "red": [1]}
+
+    def test_refreshing_keeps_to_the_last_configuration_and_what_was_loaded_since(
+        self, repository: ModelRepository, tmp_path: Path, build: Build
+    ) -> None:
+        build(tmp_path, "red")
+        repository.configure({"red": Override(None, {})})
+        # Neither what was served before nor what comes later.
+        build(tmp_path, "halves")
+        repository.refresh()
+        assert served(repository) == {"red": [1]}
+        repository.load_model("halves")
+        repository.refresh()
+        assert served(repository) == {"halves": [1], "red": [1]}
+        repository.unload_model("red")
+        repository.configure({"red": Override(None, {}), "digits": Override(None, {})})
+        repository.refresh()
+        assert served(repository) == {"digits": [1], "red": [1]}
+
     def test_those_who_watch_are_told(self, tmp_path: Path, build: Build, make: Make) -> None:
         build(tmp_path, "digits")
         told: list[tuple[str, bool]] = []
