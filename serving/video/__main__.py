@@ -16,23 +16,28 @@ def main() -> int:
     signals.watch((signal.SIGTERM, signal.SIGINT), lambda _: stop.set())
     # gRPC's own complaints on stderr would hide ours. Read when gRPC is imported, hence the imports below.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from serving.errors import StartError
+    from serving.errors import MissingExtraError, StartError
     from serving.video.errors import ExitCode, JobError
     from serving.video.settings import Settings
 
     try:
         settings = Settings.from_command_line()
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            stream=sys.stderr,
+        )
+        try:
+            from serving.video import launch
+            from serving.video.job import exit_code
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"videos need an extra: pip install 'sparsewalk[serving,video]'. Received: {error}"
+            ) from error
+        outcomes = launch.run(settings, stop)
     except StartError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.USAGE
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    from serving.video import launch
-    from serving.video.job import exit_code
-
-    try:
-        outcomes = launch.run(settings, stop)
     except JobError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code

@@ -11,10 +11,12 @@ A run that gave whole results for what was readable, but could not read everythi
 import errno
 import os
 from enum import IntEnum
-
-import av
+from typing import TYPE_CHECKING
 
 from serving.errors import ServingError
+
+if TYPE_CHECKING:  # without the extra it is not there, and --help needs no more than this
+    import av
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -63,6 +65,6 @@ def writing(error: OSError, where: object) -> JobError:
     return InputError(f"{where}: cannot be written: {told}")
 
 
-def as_os_error(error: OSError | av.FFmpegError) -> OSError:
+def as_os_error(error: "OSError | av.FFmpegError") -> OSError:
     """FFmpeg's errors in writing are the system's."""
     return error if isinstance(error, OSError) else OSError(error.errno, os.strerror(abs(error.errno or 0)))

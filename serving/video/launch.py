@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serving import imaging
 from serving.client import Client, Security
-from serving.errors import SecurityError
+from serving.errors import MissingExtraError, SecurityError
 from serving.video import sources
 from serving.video.engines import Engine, LocalEngine, Model
 from serving.video.errors import InputError, writing
@@ -27,6 +27,7 @@ def run(settings: Settings, stop: threading.Event) -> list[Outcome]:
         stop: ends it early; whatever it waits for then, it does not wait for long.
 
     Raises:
+        MissingExtraError: Ray is asked for and not installed.
         JobError: it cannot begin: no such input, model or service, or no place for the output; or it was stopped
             before.
     """
@@ -35,8 +36,12 @@ def run(settings: Settings, stop: threading.Event) -> list[Outcome]:
     _prepare(settings.output)
     meter = Meter()
     if settings.engine == "ray":
-        from serving.video import cluster
-
+        try:
+            from serving.video import cluster
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"--engine ray needs an extra: pip install 'sparsewalk[ray]'. Received: {error}"
+            ) from error
         with Display(meter, settings.progress) as display:
             return cluster.run(settings, found, meter, display, stop)
     engine = open_engine(settings, stop)

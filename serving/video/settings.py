@@ -21,14 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import (
-    BaseSettings,
-    CliApp,
-    CliPositionalArg,
-    CliSettingsSource,
-    NoDecode,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, CliApp, CliPositionalArg, CliSettingsSource, NoDecode, SettingsConfigDict
 
 from serving.errors import StartError
 
@@ -64,9 +57,10 @@ class Settings(BaseSettings):
     its own below --output, which appears when everything in it is whole. After a kill, run the same again with
     --resume: what is finished is not done again, and the result is the same as that of an unbroken run.
 
-    Exit codes: 0 all done; 2 settings not allowed; 3 bad input, unknown model or unwritable output (running again does
-    not help); 4 partial: whole results for what could be read, but some of it could not; 5 a passing fault (service
-    gone, disk full, stream unreachable): run again with --resume; 130 stopped by a signal: likewise; 1 a bug.
+    Exit codes: 0 all done; 2 settings not allowed or without what they need installed; 3 bad input, unknown model or
+    unwritable output (running again does not help); 4 partial: whole results for what could be read, but some of it
+    could not; 5 a passing fault (service gone, disk full, stream unreachable): run again with --resume; 130 stopped by
+    a signal: likewise; 1 a bug.
     """
 
     model_config = SettingsConfigDict(
@@ -140,7 +134,9 @@ class Settings(BaseSettings):
     fps: PositiveFloat = Field(25.0, description="frames a second of a folder of pictures")
     max_pixels: PositiveInt = Field(40_000_000, description="largest frame, in pixels")
     input_option: Options = Field(
-        [], description="FFmpeg option of the inputs, e.g. rtsp_transport=udp; may be given several times"
+        [],
+        description="FFmpeg option of the inputs, e.g. rtsp_transport=udp; may be given several times, in the"
+        " environment with commas between them",
     )
 
     privacy: Literal["blur", "pixelate", "fill"] = Field("blur", description="how the privacy video hides people")

@@ -245,6 +245,22 @@ class TestCommand:
         assert told.code == 0
         assert "3 bad input" in " ".join(told.out.split())
 
+    @pytest.mark.parametrize(
+        ("missing", "engine", "message"),
+        [
+            ("av", "local", "videos need an extra: pip install 'sparsewalk[serving,video]'"),
+            ("ray", "ray", "--engine ray needs an extra: pip install 'sparsewalk[ray]'"),
+        ],
+    )
+    def test_without_an_extra(
+        self, command: Callable[..., Ended], video: Path, tmp_path: Path, missing: str, engine: str, message: str
+    ) -> None:
+        told = f"No module named {missing!r}"
+        (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError({told!r})")
+        ended = command(video, engine=engine, environment={"PYTHONPATH": str(tmp_path)})
+        assert (ended.code, ended.err) == (ExitCode.USAGE, f"error: {message}. Received: {told}\n")
+        assert command("--help", environment={"PYTHONPATH": str(tmp_path)}).code == 0
+
     def test_settings_from_the_environment(self, models: Path, tmp_path: Path, monkeypatch: Any) -> None:
         monkeypatch.setenv("SPARSEWALK_TARGET", "host:1")
         monkeypatch.setenv("SPARSEWALK_SMOOTH", "5")
