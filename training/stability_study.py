@@ -38,7 +38,7 @@ def study(experiment: Experiment[Any], data: Any, seeds: Sequence[int], folder: 
 
     Returns:
         ``mean_cosine`` and ``shared`` (mean over pairs), the smallest and largest ``mean_cosine`` of a pair, and
-        ``control_untrained_*`` for the dictionaries as they were drawn.
+        ``control_untrained_*`` for the dictionaries that the trainings start from.
 
     Raises:
         RunError: fewer than two different seeds, or a model without a dictionary.
@@ -54,7 +54,10 @@ def study(experiment: Experiment[Any], data: Any, seeds: Sequence[int], folder: 
         run.train()
         trained.append(_dictionary(run.model()))
         keras.utils.set_random_seed(seed)
-        untrained.append(_dictionary(seeded.build()))
+        model = seeded.build()
+        # some trainings start from examples, and what those share they have not learned
+        seeded.program(model, data)
+        untrained.append(_dictionary(model))
     matches, control = _pairs(trained), _pairs(untrained)
     cosines = [match.mean_cosine for match in matches]
     scores = {

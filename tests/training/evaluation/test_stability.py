@@ -49,6 +49,23 @@ def test_seeds_are_trained_and_matched_beside_untrained_ones(tmp_path: Path, dig
     assert (written["seeds"], written["scores"]) == ([0, 1, 2], scores)
 
 
+@pytest.mark.parametrize(("name", "settings"), [("mnist_neural", {}), ("mnist_k_sparse", {"start": "strokes"})])
+def test_the_control_of_a_training_that_starts_from_digits_does_so_too(
+    tmp_path: Path, digit_data: DigitData, name: str, settings: dict[str, str]
+) -> None:
+    experiment = EXPERIMENTS[name].with_settings({**TINY[name], "epochs": "1", **settings})
+    dictionaries = []
+    for seed in ("0", "1"):
+        seeded = experiment.with_settings({"seed": seed})
+        model = seeded.build()
+        seeded.program(model, digit_data)
+        dictionaries.append(model.dictionary.numpy())
+    start = match_dictionaries(*dictionaries).mean_cosine
+    assert start > 0.2  # drawn ones share 0.1
+    scores = study(experiment, digit_data, [0, 1], tmp_path)
+    assert scores["control_untrained_mean_cosine"] == start
+
+
 @pytest.mark.parametrize(("name", "seeds", "message"), [
     ("mnist_k_sparse", [3], "two or more different seeds. Received: 3"),
     ("mnist_k_sparse", [1, 1], "two or more different seeds. Received: 1, 1"),
