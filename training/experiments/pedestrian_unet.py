@@ -24,7 +24,7 @@ from training.loops.fit import Autodiff
 from training.loops.precision import computing_in
 from training.loops.schedules import RestartedCosine
 from training.loops.trainer import Program
-from training.run_folder import WEIGHTS, load_weights, read_config
+from training.run_folder import FINGERPRINT, WEIGHTS, load_weights, read_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +150,11 @@ class PedestrianUNet(AugmentedPedestrian):
             raise DataError(
                 f"{folder}: expected a net trained on {data.name} ({data.source} data). "
                 f"Received: one trained on {config['dataset']} ({config['data_source']} data)"
+            )
+        if config.get(FINGERPRINT, "") != data.fingerprint:
+            raise DataError(
+                f"{folder}: expected a net trained on the pictures of {data.location} as they are now. "
+                f"Received: one trained on others, of {config['data']}"
             )
         return config
 

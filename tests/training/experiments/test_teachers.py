@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ from training.datasets.pedestrians import PedestrianData, held_out
 from training.datasets.source import DataError
 from training.experiments import EXPERIMENTS
 from training.experiments.base import ExperimentError
+from training.files import write_json
 from training.losses.segmentation import binary_crossentropy, soft_dice
+from training.run_folder import CONFIG, FINGERPRINT, read_config
 from training.runs import Run, open_run
 
 SMALL = {"stem": "4", "widths": "8,8,8,8", "bottleneck": "8", "train_height": "32", "train_width": "32"}
@@ -66,6 +70,21 @@ def test_a_teacher_of_other_pictures_is_refused(street_data: PedestrianData, tea
     expected = rf"pedestrian_unet: expected a net trained on {street_data.name}_fold_1 \(embedded data\)\. "
     with pytest.raises(DataError, match=expected + rf"Received: one trained on {street_data.name} \(embedded data\)"):
         experiment.program(experiment.build(), held_out(street_data, 1))
+
+
+@pytest.mark.parametrize("setting", ["teachers", "start"])
+def test_pictures_of_one_s_own_are_known_by_their_files_not_by_their_folder_s_name(
+    street_data: PedestrianData, teachers: list[Path], tmp_path: Path, setting: str
+) -> None:
+    runs = shutil.copytree(teachers[0], tmp_path / "runs")
+    config = read_config(runs / "pedestrian_unet")
+    write_json(runs / "pedestrian_unet" / CONFIG, {**config, "data": "folder:a/photos", FINGERPRINT: "0123"})
+    experiment = EXPERIMENTS["pedestrian_unet"].with_settings({**SMALL, setting: str(runs)})
+    moved = replace(street_data, location="folder:elsewhere/photos", fingerprint="0123")
+    experiment.program(experiment.build(), moved)
+    expected = r"trained on the pictures of folder:b/photos as they are now\. Received: .* others, of folder:a/photos"
+    with pytest.raises(DataError, match=expected):
+        experiment.program(experiment.build(), replace(street_data, location="folder:b/photos", fingerprint="4567"))
 
 
 @pytest.mark.parametrize(("setting", "purpose"), [("teachers", "as a teacher"), ("start", "to start from")])
