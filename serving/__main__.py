@@ -5,11 +5,16 @@ Exit codes: 0 stopped by a signal (or settings printed), 1 could not start, 2 se
 
 import logging
 import os
+import signal
 import sys
 
 
 def main() -> int:
     """Reads the settings and serves; errors that are expected end in one line on stderr."""
+    # Before the imports, which take a second: process 1 of a container gets no signal that nobody handles, and would
+    # go on until it is killed. The server puts its own handlers in their place.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     # gRPC's own complaints on stderr would hide ours. Read when gRPC is imported, hence the imports below.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from serving.errors import StartError

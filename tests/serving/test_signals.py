@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 PROGRAM = """
 import signal, sys, threading
 from serving import signals
@@ -24,6 +26,28 @@ with lock:
     sys.stdin.readline()
 done.wait()
 """
+
+
+# The signal comes with the first of the server's own imports.
+EARLY = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "serving.errors":
+            os.kill(os.getpid(), int(sys.argv[1]))
+sys.meta_path.insert(0, Finder())
+from serving.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_stopped_before_it_has_begun_ends(number: signal.Signals) -> None:
+    """Without a handler of its own it would die of SIGTERM here, and as process 1 of a container live on."""
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, str(int(number))], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_signals_are_acted_on_whatever_the_main_thread_holds_and_others_are_left_alone() -> None:
