@@ -21,15 +21,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving import manifest as manifests
 from serving import memory, model_settings
 from serving.backend import Runtime
 from serving.changes import Changes, Order, Override
-from serving.errors import LoadError, ManifestError, RepositoryError, StartError, UnavailableError
+from serving.errors import LoadError, RepositoryError, StartError, UnavailableError
 from serving.folders import find_models, find_versions, fingerprint
 from serving.metrics import Metrics
 from serving.model_settings import Limits, ModelSettings, VersionPolicy
-from serving.servable import LoadedServable, Servable
+from serving.opening import Opener
+from serving.servable import Servable
 from serving.shelf import Gather, Model, Shelf, State, Status
 from serving.tracing import Tracer
 
@@ -100,11 +100,9 @@ class ModelRepository(Shelf):
     ) -> None:
         super().__init__(conduct or Changes(self).carry_out, gather)
         self._root = root
-        self._runtime = runtime
         self._limits = limits
         self._policy = policy
-        self._metrics = metrics
-        self._tracer = tracer
+        self._opener = Opener(runtime, metrics, tracer)
         self._retire_seconds = retire_seconds
         self._on_change = on_change
         self._overrides: dict[str, Override] = {}
@@ -112,6 +110,7 @@ class ModelRepository(Shelf):
         self._pending: dict[int, Servable] = {}
         # One step of a change at a time.
         self._changing = threading.Lock()
+        self._closing = threading.Event()
 
     def load(
         self,
@@ -123,7 +122,8 @@ class ModelRepository(Shelf):
         """Loads and warms what is to be served of every model.
 
         Args:
-            stop: asked between two versions; when it says yes, loading ends early and the repository is not ready.
+            stop: asked between two versions, and between two runs of a warm-up; when it says yes, loading ends early
+                and the repository is not ready.
             held: what another process serves, to be the same; None = what the folder and the policies say.
             gate: called when all is loaded; the repository is ready when it returns, unless it says no.
 
@@ -147,7 +147,10 @@ class ModelRepository(Shelf):
                 for version in wanted:
                     if stop():
                         return
-                    versions[version] = self._load_version(name, version, settings.limits)
+                    try:
+                        versions[version] = self._load_version(name, version, settings.limits, stop)
+                    except UnavailableError:
+                        return
                     self._note(name, version, State.READY)
                 _check_labels(name, settings, versions)
             if not gate():
@@ -230,11 +233,15 @@ class ModelRepository(Shelf):
     def close(self, timeout: float | None = None) -> None:
         """Closes every servable; each gets what is left of ``timeout`` seconds to finish what waits."""
         self._ready = False
+        self._closing.set()
         end = None if timeout is None else time.monotonic() + timeout
-        with self._changing:
-            for servable in [*self.servables(), *self._pending.values()]:
-                servable.close(None if end is None else max(0.0, end - time.monotonic()))
-                servable.metrics.closed()
+        # A load under way ends with the run that it is at; where that takes longer, it finds that nobody is ready.
+        alone = self._changing.acquire(timeout=-1 if timeout is None else timeout)
+        for servable in [*self.servables(), *self._pending.values()]:
+            servable.close(None if end is None else max(0.0, end - time.monotonic()))
+            servable.metrics.closed()
+        if alone:
+            self._changing.release()
 
     def _prepare(self, name: str, override: Override | None) -> Plan:
         """See the head of the module. The lock is held, as below."""
@@ -251,9 +258,13 @@ class ModelRepository(Shelf):
             current = before.get(version)
             try:
                 if current is None or self._has_changed(current, settings.limits):
-                    fresh[version] = self._load_version(name, version, settings.limits)
+                    fresh[version] = self._load_version(name, version, settings.limits, self._closing.is_set)
             except StartError as error:
                 complaints.append(str(error))
+            except BaseException:
+                for servable in fresh.values():
+                    self._retire(servable, "what came with it was not loaded")
+                raise
         # What the policy no longer wants stays while something that it wants is broken.
         kept = before if complaints else {version: before[version] for version in wanted if version in before}
         versions = {**kept, **fresh}
@@ -307,34 +318,16 @@ class ModelRepository(Shelf):
         folder = self._root / servable.name / str(servable.version)
         return servable.limits != limits or servable.fingerprint != fingerprint(folder)
 
-    def _load_version(self, name: str, version: int, limits: Limits) -> Servable:
+    def _load_version(self, name: str, version: int, limits: Limits, stop: Callable[[], bool]) -> Servable:
         serves = self._serves(name, version)
         if not serves:
             self._note(name, version, State.LOADING)
         try:
-            return self._open_version(self._root / name / str(version), limits)
-        except StartError as error:
+            return self._opener.open(self._root / name / str(version), limits, stop)
+        except Exception as error:
             # The old one of the same number goes on; its status tells what is wrong with the new.
             self._note(name, version, State.READY if serves else State.UNAVAILABLE, str(error))
             raise
-
-    def _open_version(self, folder: Path, limits: Limits) -> Servable:
-        started = time.monotonic()
-        # Before the files are read: a change that comes while they are is then seen by the next look.
-        seen = fingerprint(folder)
-        path = folder / manifests.FILE_NAME
-        manifest = manifests.read(path)
-        said = [("name", manifest.name, folder.parent.name), ("version", str(manifest.version), folder.name)]
-        for field, told, is_in in said:
-            if told != is_in:
-                raise ManifestError(f"{path}: {field}: the folder says {is_in}. Received: {told}")
-        metrics = self._metrics.model(manifest.name, manifest.version)
-        servable = LoadedServable(folder, manifest, self._runtime, limits, metrics, seen, self._tracer)
-        servable.start()
-        seconds = servable.load_seconds = time.monotonic() - started
-        metrics.loaded(servable.provider, seconds)
-        _log.info("loaded %s/%d on %s in %.3f s", servable.name, servable.version, servable.provider, seconds)
-        return servable
 
 
 def _held(versions: Mapping[int, Servable], settings: ModelSettings, override: Override | None) -> Held:

@@ -12,7 +12,7 @@ import numpy as np
 from serving.backend import ENCODING, OnnxBackend, Runtime
 from serving.batcher import Batch, DynamicBatcher, Run
 from serving.call import Call
-from serving.errors import ModelError
+from serving.errors import ModelError, UnavailableError
 from serving.manifest import Manifest, TensorSpec
 from serving.metrics import ModelMetrics
 from serving.model_settings import Limits
@@ -162,15 +162,22 @@ class LoadedServable(Servable):
         batcher = weakref.ref(self._batcher)
         metrics.watch_queue(lambda: 0 if (loaded := batcher()) is None else loaded.depth)
 
-    def start(self) -> None:
+    def start(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Starts the run threads and runs every batch size once, so that no caller pays for a first run.
+
+        Args:
+            stop: asked before each batch size.
 
         Raises:
             ModelError: the model does not run.
+            UnavailableError: ``stop`` said yes.
         """
         started = time.monotonic()
         try:
-            self._batcher.start(self._warm_up)
+            self._batcher.start(lambda run: self._warm_up(run, stop))
+        except UnavailableError:
+            self.close()
+            raise
         except Exception as error:
             self.close()
             raise ModelError(f"{self.name}/{self.version}: the warm-up run failed: {error}") from error

@@ -2,13 +2,19 @@
 
 import hashlib
 import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from serving.backend import OnnxBackend
+from serving.call import Call
 from serving.errors import (
     InvalidInputError,
     ManifestError,
@@ -17,7 +23,11 @@ from serving.errors import (
     RepositoryError,
     UnavailableError,
 )
-from tests.serving.repository.asking import Build, Make, served
+from serving.model_settings import Limits
+from serving.opening import Opener
+from serving.servable import LoadedServable
+from serving.shelf import State
+from tests.serving.repository.asking import ROW, Build, Make, served, states
 
 
 def test_the_newest_version_answers_by_default(tmp_path: Path, build: Build, make: Make) -> None:
@@ -98,7 +108,7 @@ def test_who_asks_while_models_load_is_counted_and_told_so(tmp_path: Path, build
         return False
 
     repository.load(ask)
-    assert asked == [("digits", "unknown")]
+    assert set(asked) == {("digits", "unknown")}
     assert repository.names("digits", None) == ("digits", "1")
 
 
@@ -116,6 +126,79 @@ def test_closing_ends_readiness(tmp_path: Path, build: Build, make: Make) -> Non
     repository.close()
     with pytest.raises(UnavailableError):
         repository.get("digits")
+
+
+def test_closing_ends_a_load_with_the_run_that_it_is_at(
+    tmp_path: Path, build: Build, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many batch sizes are still to be warmed, and whatever time the rest of this one takes."""
+    build(tmp_path, "digits")
+    repository = make(tmp_path, limits=Limits(8, 8, (1, 2, 4)))
+    repository.load()
+    build(tmp_path, "halves")
+    sizes: set[int] = set()
+    begun, go_on = threading.Event(), threading.Event()
+    run = OnnxBackend.run
+
+    def wait_and_run(self: OnnxBackend, inputs: Any, outputs: Any) -> Any:
+        sizes.add(len(next(iter(inputs.values()))))
+        begun.set()
+        assert go_on.wait(10)
+        return run(self, inputs, outputs)
+
+    monkeypatch.setattr(OnnxBackend, "run", wait_and_run)
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(repository.load_model, "halves")
+        assert begun.wait(10)
+        repository.close(0.0)
+        go_on.set()
+        with pytest.raises(UnavailableError, match="halves/1 is not loaded: the server is stopping"):
+            loading.result(10)
+    assert sizes == {1}
+    assert states(repository)["halves", 1] is State.UNAVAILABLE
+
+
+def test_a_first_load_ends_between_two_runs(
+    tmp_path: Path, build: Build, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: set[int] = set()
+    run = OnnxBackend.run
+
+    def note_and_run(self: OnnxBackend, inputs: Any, outputs: Any) -> Any:
+        sizes.add(len(next(iter(inputs.values()))))
+        return run(self, inputs, outputs)
+
+    monkeypatch.setattr(OnnxBackend, "run", note_and_run)
+    build(tmp_path, "digits")
+    repository = make(tmp_path, limits=Limits(8, 8, (1, 2, 4)))
+    repository.load(lambda: 2 in sizes)
+    assert sizes == {1, 2}
+    assert not repository.ready
+
+
+def test_what_is_loaded_when_the_next_version_fails_oddly_is_closed(
+    tmp_path: Path, build: Build, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, "digits")
+    repository = make(tmp_path)
+    repository.load()
+    build(tmp_path, "digits", 2)
+    build(tmp_path, "digits", 3)
+    opened: list[LoadedServable] = []
+    really_open = Opener.open
+
+    def fail_with_the_second(self: Opener, folder: Path, limits: Limits, stop: Callable[[], bool]) -> LoadedServable:
+        if opened:
+            raise MemoryError
+        opened.append(really_open(self, folder, limits, stop))
+        return opened[0]
+
+    monkeypatch.setattr(Opener, "open", fail_with_the_second)
+    with pytest.raises(MemoryError):
+        repository.load_model("digits")
+    assert served(repository) == {"digits": [1]}
+    with pytest.raises(UnavailableError, match="digits/2 is shutting down"):
+        opened[0].infer({"image": ROW}, ("encoding",), Call())
 
 
 def test_an_empty_repository_is_an_error(tmp_path: Path, make: Make) -> None:
