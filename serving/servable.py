@@ -202,10 +202,12 @@ class LoadedServable(Servable):
         """See ``Servable.close``."""
         self._batcher.close(timeout)
 
-    def _warm_up(self, run: Run) -> None:
+    def _warm_up(self, run: Run, stop: Callable[[], bool]) -> None:
         names = self.manifest.output_names
         encoding = self.manifest.output(ENCODING)
         for rows in self.limits.batch_sizes() or (1,):
+            if stop():
+                raise UnavailableError(f"{self.name}/{self.version} is not loaded: the server is stopping")
             image = {spec.name: _blank(spec, self.manifest, rows) for spec in self.manifest.inputs}
             run(image, names)
             if encoding is not None:
