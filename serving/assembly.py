@@ -66,6 +66,7 @@ def make_repository(
             settings.allowed_batch_sizes,
             settings.max_queue_delay_microseconds * 1e-6,
             settings.instances,
+            settings.max_run_pixels,
         ),
         metrics,
         policy=VersionPolicy.parse(settings.version_policy),

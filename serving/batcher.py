@@ -4,10 +4,10 @@
   the first in line waits at most that long for a full batch, however many come after it.
 * Only requests with equal shapes and the same outputs share a run. Priority 1 goes before 2, and so on; of equal
   priority the oldest goes first. Priorities are strict: a model kept busy by the first never gets to the last.
-* A run never holds more than ``max_batch_size`` rows. A request with more is refused, not split: the caller knows
-  best how to cut it, and its parts then compete fairly with everyone else's.
-* With allowed batch sizes each run is filled up to the next of them, so that the provider sees few shapes. What is
-  filled in is a copy of the first row, hence a valid one, and is cut off again.
+* A run never holds more than ``max_batch_size`` rows, nor, where their size is free, more than ``max_run_pixels``. A
+  request with more is refused, not split: the caller knows best how to cut it, and its parts then compete fairly.
+* With allowed batch sizes each run is filled up to the next of them that the pixels allow, so that the provider sees
+  few shapes. What is filled in is a copy of the first row, hence a valid one, and is cut off again.
 * The queue is bounded and refuses at once when full.
 * A cancelled or expired request leaves the queue at once, and its slot is free; it never reaches the model.
 * As many runs at once as there are instances. Runs happen on one thread of the batcher's for each, since CUDA keeps
@@ -66,6 +66,7 @@ class DynamicBatcher:
         caller_runs: whether the first of ``runs`` may be called on any thread and while it runs, and so on that of a
             caller who finds the model idle.
         on_batch: told of each run that went well.
+        pixels: those of each row of a request; None where the model fixes their size.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class DynamicBatcher:
         limits: Limits,
         caller_runs: bool,
         on_batch: Callable[[Batch], None],
+        pixels: Callable[[Mapping[str, Array]], int | None] = lambda _: None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -84,6 +86,7 @@ class DynamicBatcher:
         # Somebody who runs on his own thread waits for nobody.
         self._caller_runs = caller_runs and limits.max_queue_delay == 0
         self._on_batch = on_batch
+        self._pixels = pixels
         self._waiting: list[Ticket] = []
         # The lock on its own, for those who need not wait: taking it through the condition costs more.
         self._lock = threading.Lock()
@@ -133,11 +136,10 @@ class DynamicBatcher:
             return self.submit(inputs, outputs, call).result()
         try:
             call.check()
-            rows = count_rows(inputs)
-            self.limits.check_rows(self.name, rows)
+            rows, most = count_rows(inputs), self._check(inputs)
             started = time.monotonic()
             try:
-                results = self._compute(self._runs[0], (inputs,), outputs, rows, started, (call,))
+                results = self._compute(self._runs[0], (inputs,), outputs, rows, most, started, (call,))
             except Exception as error:
                 raise InferenceError(f"the run of {self.name} failed") from error
             return Rows(dict(zip(outputs, results, strict=True)), 0.0, time.monotonic() - started, rows)
@@ -163,12 +165,11 @@ class DynamicBatcher:
             settled: called once, when the ticket has its outcome, with a lock held: it must not wait.
 
         Raises:
-            InvalidInputError: more rows than ``max_batch_size``.
+            InvalidInputError: more rows or pixels than a run holds.
             QueueFullError: the queue is full.
             UnavailableError: the batcher is closed.
         """
-        ticket = Ticket(inputs, outputs, call, self.withdraw, submitted, settled)
-        self.limits.check_rows(self.name, ticket.rows)
+        ticket = Ticket(inputs, outputs, call, self._check(inputs), self.withdraw, submitted, settled)
         with self._changed:
             if self._closing:
                 raise UnavailableError(f"{self.name} is shutting down")
@@ -211,6 +212,12 @@ class DynamicBatcher:
             if not self._busy and not any(thread.is_alive() for thread in self._threads):
                 # Whoever still holds the batcher, the memory of its sessions is free from here on.
                 self._runs = ()
+
+    def _check(self, inputs: Mapping[str, Array]) -> int:
+        """Refuses what no run can hold; returns the most rows that a run of such inputs holds."""
+        pixels = self._pixels(inputs)
+        self.limits.check_rows(self.name, count_rows(inputs), pixels)
+        return self.limits.most_rows(pixels)
 
     def _seize(self) -> bool:
         """Takes the model for the calling thread if it is idle and no one waits."""
@@ -275,7 +282,7 @@ class DynamicBatcher:
             return 0.0
         first = self._waiting[0]
         rows = sum(ticket.rows for ticket in self._waiting if ticket.key == first.key)
-        if rows >= self.limits.max_batch_size:
+        if rows >= first.most:
             return 0.0
         return first.submitted + self.limits.max_queue_delay - time.monotonic()
 
@@ -287,7 +294,7 @@ class DynamicBatcher:
         for ticket in self._waiting:
             if full or (batch and ticket.key != batch[0].key):
                 rest.append(ticket)
-            elif rows + ticket.rows > self.limits.max_batch_size:
+            elif rows + ticket.rows > ticket.most:
                 # Equals stay in order: a smaller one behind does not overtake.
                 full = True
                 rest.append(ticket)
@@ -303,7 +310,7 @@ class DynamicBatcher:
         rows = sum(ticket.rows for ticket in batch)
         try:
             parts = [ticket.inputs for ticket in batch]
-            results = self._compute(run, parts, names, rows, started, [ticket.call for ticket in batch])
+            results = self._compute(run, parts, names, rows, batch[0].most, started, [ticket.call for ticket in batch])
         except Exception as error:
             with self._changed:
                 for ticket in batch:
@@ -326,11 +333,12 @@ class DynamicBatcher:
         parts: Sequence[Mapping[str, Array]],
         names: tuple[str, ...],
         rows: int,
+        most: int,
         started: float,
         calls: Sequence[Call],
     ) -> list[Array]:
         """Joins, fills up, runs and cuts off what was filled in."""
-        size = next(size for size in self._sizes if size >= rows) if self._sizes else rows
+        size = next((size for size in self._sizes if rows <= size <= most), rows)
         results = run(_join(parts, size - rows), names)
         for name, array in zip(names, results, strict=True):
             if len(array) != size:

@@ -269,7 +269,7 @@ class Engine:
         return self._intake.take_encoding(servable, source), tuple(outputs) or servable.decodes
 
     def _decode_all(self, servable: Servable, pictures: Pictures, call: Call) -> Array:
-        most = servable.limits.max_batch_size
+        most = servable.limits.most_rows(servable.manifest.free_pixels())
         if not 1 <= len(pictures) <= most:
             # Before they are decoded, which costs more than any run.
             raise InvalidInputError(

@@ -81,7 +81,7 @@ class Intake:
             raise InvalidInputError(f"a picture has at most {self._max_pixels} pixels. Received: {height} x {width}")
 
     def take(self, servable: Servable, spec: TensorSpec, source: Array | Filled) -> Array:
-        """Holds an array to its spec: dtype, shape, rows, and values in range (which NaN and infinity are not).
+        """Holds an array to its spec: dtype, shape, rows, pixels, and values in range (NaN and infinity are not).
 
         Nothing as large as the array is allocated before all but the values is as it should be.
         """
@@ -93,7 +93,7 @@ class Intake:
                 raise _refusal(servable, spec, "", describe(source))
         if 0 in shape:
             raise _refusal(servable, spec, " with at least one row", describe(source))
-        servable.limits.check_rows(f"{servable.name}/{servable.version}", shape[0])
+        servable.limits.check_rows(f"{servable.name}/{servable.version}", shape[0], spec.free_pixels(shape))
         if len(shape) == 4:
             step = servable.manifest.resizing.multiple_of
             for size, axis, free in zip(shape, spec.axes, spec.shape, strict=True):

@@ -5,6 +5,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -62,6 +63,10 @@ class TensorSpec(_Part):
     def numpy_dtype(self) -> npt.DTypeLike:
         """The dtype as numpy names it; little-endian, as on the wire."""
         return np.dtype(np.uint8 if self.dtype == "UINT8" else "<f4")
+
+    def free_pixels(self, shape: Sequence[int]) -> int | None:
+        """Pixels of each row of an array [rows, height, width, ...]; None where the model fixes its size."""
+        return math.prod(shape[1:3]) if len(self.shape) == 4 and -1 in self.shape[1:3] else None
 
 
 class Resizing(_Part):
@@ -161,6 +166,10 @@ class Manifest(_Part):
         return tuple(
             sizes.get(axis, 1) if size == -1 else size for size, axis in zip(spec.shape, spec.axes, strict=True)
         )
+
+    def free_pixels(self) -> int | None:
+        """Pixels of a picture that was brought to the model's size; None where the model takes no other."""
+        return self.image.free_pixels(self.shape_of(self.image, 1))
 
     def output(self, name: str) -> TensorSpec | None:
         """The output of that name, or None."""

@@ -6,6 +6,7 @@
       "version_policy": "latest:2",
       "labels": {"stable": 3, "canary": 4},
       "max_batch_size": 32,
+      "max_run_pixels": 1048576,
       "allowed_batch_sizes": [1, 8, 32],
       "max_queue_size": 64,
       "max_queue_delay_microseconds": 500,
@@ -26,6 +27,9 @@ POLICY_PATTERN = r"^(all|latest:[1-9][0-9]{0,8}|specific:[1-9][0-9]{0,17}(,[1-9]
 
 # A label never looks like a number, so that a version asked for as text is one or the other.
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}$")]
+# 64 rows of 256 x 256: of the U-Net such a run takes some 1.1 GB.
+MAX_RUN_PIXELS = 64 * 256 * 256
+
 PolicyText = Annotated[str, StringConstraints(pattern=POLICY_PATTERN)]
 
 
@@ -40,6 +44,7 @@ class Limits:
             ``max_batch_size`` itself always does. Empty: nothing is filled up.
         max_queue_delay: seconds for which the first in line may wait for a fuller batch.
         instances: runs at once.
+        max_run_pixels: most pixels in one run, padding included, where the size of pictures is the caller's choice.
     """
 
     max_batch_size: int
@@ -47,15 +52,30 @@ class Limits:
     allowed_batch_sizes: tuple[int, ...] = ()
     max_queue_delay: float = 0.0
     instances: int = 1
+    max_run_pixels: int = MAX_RUN_PIXELS
 
-    def check_rows(self, name: str, rows: int) -> None:
-        """Refuses a request of the model ``name`` with too many rows.
+    def most_rows(self, pixels: int | None) -> int:
+        """The most rows in one run, each of so many pixels; None: of a size that the model fixes."""
+        return self.max_batch_size if pixels is None else min(self.max_batch_size, self.max_run_pixels // pixels)
+
+    def check_rows(self, name: str, rows: int, pixels: int | None) -> None:
+        """Refuses a request of the model ``name`` that no run can hold.
+
+        Args:
+            name: for the message.
+            rows: of the request.
+            pixels: of each; None: of a size that the model fixes.
 
         Raises:
-            InvalidInputError: there are more than ``max_batch_size``.
+            InvalidInputError: there are more rows than ``max_batch_size``, or more pixels than ``max_run_pixels``.
         """
         if rows > self.max_batch_size:
             raise InvalidInputError(f"{name} takes at most {self.max_batch_size} rows in one request. Received: {rows}")
+        if rows > self.most_rows(pixels):
+            raise InvalidInputError(
+                f"{name} takes at most {self.max_run_pixels} pixels in one request (max_run_pixels)."
+                f" Received: {rows} rows of {pixels}"
+            )
 
     def batch_sizes(self) -> tuple[int, ...]:
         """The sizes that runs are filled up to, rising; empty when nothing is."""
@@ -108,6 +128,7 @@ class _File(BaseModel):
     version_policy: PolicyText | None = None
     labels: dict[Label, PositiveInt] = Field(default_factory=dict)
     max_batch_size: PositiveInt | None = None
+    max_run_pixels: PositiveInt | None = None
     allowed_batch_sizes: tuple[PositiveInt, ...] | None = None
     max_queue_size: PositiveInt | None = None
     max_queue_delay_microseconds: NonNegativeInt | None = None
@@ -148,6 +169,7 @@ def read(folder: Path, limits: Limits, policy: VersionPolicy) -> ModelSettings:
             else told.allowed_batch_sizes,
             max_queue_delay=limits.max_queue_delay if delay is None else delay * 1e-6,
             instances=told.instances or limits.instances,
+            max_run_pixels=told.max_run_pixels or limits.max_run_pixels,
         ),
         policy if told.version_policy is None else VersionPolicy.parse(told.version_policy),
         told.labels,

@@ -139,6 +139,12 @@ class LoadedServable(Servable):
         fingerprint: str = "",
         tracer: Tracer | None = None,
     ) -> None:
+        if not limits.most_rows(manifest.free_pixels()):
+            raise ModelError(
+                f"{folder}: pictures are brought to {manifest.resizing.height} x {manifest.resizing.width}, of which a"
+                f" run holds none: max_run_pixels is {limits.max_run_pixels}"
+            )
+
         def load() -> OnnxBackend:
             return OnnxBackend(
                 folder, manifest, runtime, batch_sizes=limits.batch_sizes(), max_batch_size=limits.max_batch_size
@@ -156,6 +162,7 @@ class LoadedServable(Servable):
             limits=limits,
             caller_runs=not backend.one_thread,
             on_batch=_teller(manifest, limits, metrics, self.statistics, tracer),
+            pixels=_pixel_counter(manifest.image),
         )
         self.load_seconds = 0.0
         # Metrics outlive the servable, whose sessions are to go with it: they must not keep it.
@@ -204,8 +211,9 @@ class LoadedServable(Servable):
 
     def _warm_up(self, run: Run, stop: Callable[[], bool]) -> None:
         names = self.manifest.output_names
+        most = self.limits.most_rows(self.manifest.free_pixels())
         encoding = self.manifest.output(ENCODING)
-        for rows in self.limits.batch_sizes() or (1,):
+        for rows in [size for size in self.limits.batch_sizes() if size <= most] or [1]:
             if stop():
                 raise UnavailableError(f"{self.name}/{self.version} is not loaded: the server is stopping")
             image = {spec.name: _blank(spec, self.manifest, rows) for spec in self.manifest.inputs}
@@ -229,6 +237,11 @@ def _teller(
             tracer.ran(batch.calls, manifest.name, manifest.version, batch.rows, batch.padding, batch.started, ended)
 
     return tell
+
+
+def _pixel_counter(image: TensorSpec) -> Callable[[Mapping[str, Array]], int | None]:
+    """What counts the pixels of each row of a request; of encodings there are none."""
+    return lambda inputs: image.free_pixels(inputs[image.name].shape) if image.name in inputs else None
 
 
 def _blank(spec: TensorSpec, manifest: Manifest, rows: int) -> Array:

@@ -27,7 +27,7 @@ from pydantic_settings import (
 )
 
 from serving.errors import StartError
-from serving.model_settings import POLICY_PATTERN
+from serving.model_settings import MAX_RUN_PIXELS, POLICY_PATTERN
 from serving.settings_file import NOT_IN_FILE, PREFIX, SettingsFile, flag_of, origin_of
 
 Port = int
@@ -118,10 +118,15 @@ class Settings(BaseSettings):
         "all",
         pattern=POLICY_PATTERN,
         description="which versions of a model are served: all, latest:2 or specific:1,3; a model's serving.json may"
-        " say otherwise, as for the next five",
+        " say otherwise, as for the next six",
     )
     max_batch_size: PositiveInt = Field(
         64, description="most rows in one run of a model; a request with more rows is refused"
+    )
+    max_run_pixels: PositiveInt = Field(
+        MAX_RUN_PIXELS,
+        description="most pixels in one run of a model that takes pictures of any size, which bounds its memory; a"
+        " request with more is refused",
     )
     max_queue_size: PositiveInt = Field(
         128, description="requests that may wait for one model; one more is answered RESOURCE_EXHAUSTED at once"

@@ -41,12 +41,14 @@ class Ticket:
         inputs: name -> array [rows, ...].
         outputs: names of those wanted.
         call: whose request it is.
+        most: rows in a run of such inputs.
         withdraw: takes the ticket out of the queue.
         submitted: when it began to wait, by ``time.monotonic()``; now where None.
         settled: called once, with the batcher's lock held, when there is an outcome.
 
     Attributes:
         key: what must be equal for two tickets to share a run.
+        most: see above.
         place: in the queue: by priority, then by arrival.
         submitted: when, by ``time.monotonic()``.
         outcome: the rows, or why there are none; None until it is settled.
@@ -60,6 +62,7 @@ class Ticket:
         "call",
         "inputs",
         "key",
+        "most",
         "outcome",
         "place",
         "rows",
@@ -71,6 +74,7 @@ class Ticket:
         inputs: Mapping[str, Array],
         outputs: tuple[str, ...],
         call: Call,
+        most: int,
         withdraw: "Callable[[Ticket], None]",
         submitted: float | None = None,
         settled: "Callable[[Ticket], None] | None" = None,
@@ -81,6 +85,7 @@ class Ticket:
         self.outcome: Rows | RequestError | None = None
         self.call = call
         self.inputs = inputs
+        self.most = most
         self.key = (outputs, tuple((name, array.dtype, array.shape[1:]) for name, array in inputs.items()))
         self.place = (call.priority, next(_ARRIVALS))
         self.rows = count_rows(inputs)

@@ -102,6 +102,7 @@ def test_a_models_own_limits_count(tmp_path: Path, build: Build, make: Make) -> 
         tmp_path,
         "digits",
         max_batch_size=4,
+        max_run_pixels=5000,
         allowed_batch_sizes=[1, 2, 9],
         max_queue_delay_microseconds=500,
         instances=2,
@@ -109,7 +110,7 @@ def test_a_models_own_limits_count(tmp_path: Path, build: Build, make: Make) -> 
     repository = make(tmp_path)
     repository.load()
     limits = repository.get("digits").limits
-    assert limits == Limits(4, 8, (1, 2, 9), 0.0005, 2)
+    assert limits == Limits(4, 8, (1, 2, 9), 0.0005, 2, 5000)
     assert limits.batch_sizes() == (1, 2, 4)
 
 
