@@ -228,7 +228,10 @@ class Store:
             raise InputError(f"{self._work}: another job is at work on this input") from error
 
     def _journal(self) -> dict[str, Any] | None:
+        """What the outputs or the finished shards were made with; None where there are neither."""
         for folder in (self.final, self._work):
+            if folder == self._work and not any(self._shards.glob("[0-9]*")):
+                return None
             try:
                 told: dict[str, Any] = json.loads((folder / JOURNAL).read_text())
             except FileNotFoundError:
@@ -253,8 +256,11 @@ class Store:
     def _write(path: Path, told: Any) -> None:
         """Writes JSON whole or not at all."""
         aside = path.with_name(f".{path.name}")
-        aside.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
-        aside.replace(path)
+        try:
+            aside.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
+            aside.replace(path)
+        except OSError as error:
+            raise writing(error, path) from error
 
 
 def _compare(where: Path, journal: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:

@@ -129,6 +129,14 @@ def test_resuming_what_is_whole_does_nothing(run: Run, video: Path) -> None:
     assert digests(again.output) == before
 
 
+def test_where_nothing_was_finished_nothing_is_in_the_way(run: Run, video: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"no video" * 1000)
+    first, again = run(tmp_path / "bad.mp4"), run(tmp_path / "bad.mp4")
+    assert again.outcomes == first.outcomes
+    assert run(video, start=100).code == ExitCode.BAD_INPUT
+    assert run(video, start=1).code == ExitCode.DONE
+
+
 def test_overwriting_may_break_off_at_any_moment(run: Run, video: Path) -> None:
     output = run(video).output
 
@@ -195,6 +203,22 @@ def test_a_full_disk_is_a_passing_fault(
     done = run(long_video, outputs="overlay,parquet", crf=1, shard_frames=64, resume=True)
     assert done.code == ExitCode.DONE
     assert len(frames_of(tmp_path / "out/walk/overlay.mp4")) == FRAMES
+
+
+@pytest.mark.parametrize("name", ["clip.json", "record.json", "ended.json"])
+def test_a_disk_that_fills_up_at_a_small_file(run: Run, video: Path, name: str) -> None:
+    real = Path.write_text
+
+    def write(path: Path, text: str) -> int:
+        if path.name == f".{name}":
+            raise OSError(28, "No space left on device")
+        return real(path, text)
+
+    with mock.patch.object(Path, "write_text", write):
+        done = run(video)
+    assert done.code == ExitCode.FAULT
+    assert f"{name}: the disk is full (No space left on device)" in done.outcomes[0].message
+    assert run(video, resume=True).code == ExitCode.DONE
 
 
 def test_a_folder_of_pictures_goes_on_too(models: Path, run: Run, tmp_path: Path) -> None:
