@@ -4,13 +4,10 @@ Exit codes: 0 done, 1 the service or a file said no (one line on stderr), 2 wron
 """
 
 import dataclasses
-import io
 import json
-import math
 import os
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -20,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from serving.client.answers import Mask, Model, Rows, to_png
+from serving.client.answers import Model, Rows
 from serving.client.clients import ENCODER, SEGMENTER, Client
+from serving.client.files import MaskFile, RowsFile, stems, write_mask, write_rows
 from serving.client.messages import ServiceError
 from serving.client.security import Security
 from serving.errors import ServingError
@@ -36,23 +34,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-class MaskFile(StrEnum):
-    """What ``segment`` writes."""
-
-    OVERLAY = "overlay"
-    MASK = "mask"
-    NPY = "npy"
-    JSON = "json"
-
-
-class RowsFile(StrEnum):
-    """What ``encode`` and ``reconstruct`` write."""
-
-    NPY = "npy"
-    JSON = "json"
-    PNG = "png"
 
 
 class Listing(StrEnum):
@@ -108,25 +89,27 @@ def segment(
     server_name: ServerName = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Writes the pedestrian masks of pictures: NAME.overlay.png, NAME.mask.png, NAME.npy (bool) or NAME.json."""
-    table = [("picture", "size", "pedestrian", "model", "ms", "written")]
+    """Writes the pedestrian masks of pictures: NAME.overlay.png, NAME.mask.png, NAME.npy (bool) or NAME.json.
+
+    Of pictures with the same name the second is NAME-2.
+    """
     with _complaints(), _connect(target, timeout, tls, ca, certificate, key, server_name, token_file) as client:
-        for picture in pictures:
+
+        def one(picture: Path, stem: Path) -> Sequence[str]:
             data = picture.read_bytes()
             mask = client.segment(data, model, threshold, version=model_version)
-            files = [_write_mask(mask, data, output / picture.stem, each) for each in form]
+            files = [write_mask(mask, data, stem, each) for each in form]
             height, width = mask.array.shape
-            table.append(
-                (
-                    picture.name,
-                    f"{width} x {height}",
-                    f"{mask.foreground_fraction:.1%}",
-                    f"{mask.model}/{mask.version}",
-                    f"{mask.timings.total * 1e3:.1f}",
-                    " ".join(map(str, files)),
-                )
+            return (
+                str(picture),
+                f"{width} x {height}",
+                f"{mask.foreground_fraction:.1%}",
+                f"{mask.model}/{mask.version}",
+                f"{mask.timings.total * 1e3:.1f}",
+                " ".join(map(str, files)),
             )
-    _print_table(table)
+
+        _each(pictures, output, one, ("picture", "size", "pedestrian", "model", "ms", "written"))
 
 
 @app.command()
@@ -147,8 +130,9 @@ def encode(
 ) -> None:
     """Writes the encodings of pictures or rows: NAME.encoding.npy (float32 [rows, latents]), .json or .png."""
     with _complaints(), _connect(target, timeout, tls, ca, certificate, key, server_name, token_file) as client:
-        answers = [(path, client.encode(_read(path), model, version=model_version)) for path in sources]
-        _report_rows(answers, "encoding", form, output)
+        _each_rows(
+            sources, output, lambda path: client.encode(_read(path), model, version=model_version), "encoding", form
+        )
 
 
 @app.command()
@@ -169,8 +153,13 @@ def reconstruct(
 ) -> None:
     """Writes what the auto-encoder makes of pictures or rows: NAME.reconstruction.png, .npy or .json."""
     with _complaints(), _connect(target, timeout, tls, ca, certificate, key, server_name, token_file) as client:
-        answers = [(path, client.reconstruct(_read(path), model, version=model_version)) for path in sources]
-        _report_rows(answers, "reconstruction", form, output)
+        _each_rows(
+            sources,
+            output,
+            lambda path: client.reconstruct(_read(path), model, version=model_version),
+            "reconstruction",
+            form,
+        )
 
 
 @app.command()
@@ -193,22 +182,6 @@ def models(
         return
     header = ("model", "version", "family", "input", "outputs", "data", "ready", "provider", "scores")
     _print_table([header, *map(_model_row, found)])
-
-
-def write(path: Path, data: bytes) -> Path:
-    """Writes a file whole or not at all: aside first, renamed as the last act."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    aside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        aside.chmod(0o644)  # mkstemp makes files that only their owner reads
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    return path
 
 
 def _connect(
@@ -244,81 +217,56 @@ def _complaints() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+def _each(
+    sources: Sequence[Path], output: Path, work: Callable[[Path, Path], Sequence[str]], header: Sequence[str]
+) -> None:
+    """Does the work of one file after the other, and prints what was done, also where one fails.
+
+    Args:
+        sources: the files.
+        output: folder for the results.
+        work: takes a file and the path of its results without suffixes; returns its row of the table.
+        header: of the table.
+
+    Raises:
+        ValueError: one failed; the message names it.
+    """
+    table = [header]
+    try:
+        for source, stem in zip(sources, stems(sources), strict=True):
+            try:
+                table.append(work(source, output / stem))
+            except OSError as error:
+                raise ValueError(f"{error.filename or source}: {error.strerror or error}") from error
+            except (ServiceError, ValueError, TypeError) as error:
+                raise ValueError(f"{source}: {error}") from error
+    finally:
+        if len(table) > 1:
+            _print_table(table)
+
+
+def _each_rows(sources: Sequence[Path], output: Path, ask: Callable[[Path], Rows], what: str, form: RowsFile) -> None:
+    def one(source: Path, stem: Path) -> Sequence[str]:
+        rows = ask(source)
+        path = write_rows(rows, what, stem, form)
+        return (
+            str(source),
+            str(rows.array.shape[0]),
+            f"{rows.array.shape[1]} values",
+            f"{np.count_nonzero(rows.array) / rows.array.size:.1%}",
+            f"{rows.model}/{rows.version}",
+            f"{rows.timings.total * 1e3:.1f}",
+            str(path),
+        )
+
+    _each(sources, output, one, ("source", "rows", what, "non-zero", "model", "ms", "written"))
+
+
 def _read(path: Path) -> bytes | npt.NDArray[np.generic]:
     if path.suffix == ".npy":
         values: npt.NDArray[np.generic] = np.load(path, allow_pickle=False)
         return values
     return path.read_bytes()
-
-
-def _write_mask(mask: Mask, picture: bytes, stem: Path, form: MaskFile) -> Path:
-    match form:
-        case MaskFile.OVERLAY:
-            return write(_with_suffix(stem, ".overlay.png"), to_png(mask.overlay(picture)))
-        case MaskFile.MASK:
-            return write(_with_suffix(stem, ".mask.png"), mask.png())
-        case MaskFile.NPY:
-            return write(_with_suffix(stem, ".npy"), _npy(mask.array))
-        case MaskFile.JSON:
-            height, width = mask.array.shape
-            told = {
-                "model": mask.model,
-                "version": mask.version,
-                "height": height,
-                "width": width,
-                "threshold": mask.threshold,
-                "foreground_fraction": mask.foreground_fraction,
-                "timings": mask.timings._asdict(),
-            }
-            return write(_with_suffix(stem, ".json"), json.dumps(told, indent=2).encode() + b"\n")
-
-
-def _report_rows(answers: Sequence[tuple[Path, Rows]], what: str, form: RowsFile, output: Path) -> None:
-    table = [("source", "rows", what, "non-zero", "model", "ms", "written")]
-    for source, rows in answers:
-        path = write(_with_suffix(output / source.stem, f".{what}.{form.value}"), _encode_rows(rows, what, form))
-        table.append(
-            (
-                source.name,
-                str(rows.array.shape[0]),
-                f"{rows.array.shape[1]} values",
-                f"{np.count_nonzero(rows.array) / rows.array.size:.1%}",
-                f"{rows.model}/{rows.version}",
-                f"{rows.timings.total * 1e3:.1f}",
-                str(path),
-            )
-        )
-    _print_table(table)
-
-
-def _encode_rows(rows: Rows, what: str, form: RowsFile) -> bytes:
-    match form:
-        case RowsFile.NPY:
-            return _npy(rows.array)
-        case RowsFile.JSON:
-            told = {"model": rows.model, "version": rows.version, what: rows.array.tolist()}
-            return json.dumps(told).encode() + b"\n"
-        case RowsFile.PNG:
-            return to_png(_tiles(rows.array))
-
-
-def _tiles(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Rows as grey pictures side by side: square where the number of values is one, else a strip; scaled to 0..1."""
-    side = math.isqrt(array.shape[1])
-    height, width = (side, side) if side * side == array.shape[1] else (1, array.shape[1])
-    top = max(1.0, float(array.max()))
-    pictures = (np.clip(array, 0.0, top) / top * 255).round().astype(np.uint8).reshape(-1, height, width)
-    return np.concatenate(list(pictures), axis=1 if height > 1 else 0)
-
-
-def _with_suffix(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)
-
-
-def _npy(array: npt.NDArray[np.generic]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _model_row(model: Model) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from serving.client.__main__ import app, write
+from serving.client.__main__ import app
+from serving.client.files import stems, write
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -88,8 +89,46 @@ def test_models_as_a_table_or_json(run: Run) -> None:
 def test_a_refusal_is_one_line_and_exit_1(run: Run, picture: Path, tmp_path: Path) -> None:
     code, text, errors = run("segment", picture, "--model", "blue", "--output", tmp_path / "out")
     assert (code, text) == (1, "")
-    assert errors == "error: NOT_FOUND: no model 'blue'. Known: digits, red, red_fixed\n"
+    assert errors == f"error: {picture}: NOT_FOUND: no model 'blue'. Known: digits, red, red_fixed\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_what_fails_is_named_and_what_was_done_is_told(run: Run, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"no picture")
+    out = tmp_path / "out"
+    code, text, errors = run("segment", picture, tmp_path / "film.mp4", "--model", "red", "--output", out)
+    assert code == 1
+    assert errors.startswith(f"error: {tmp_path / 'film.mp4'}: INVALID_ARGUMENT: a picture is JPEG")
+    assert len(errors.splitlines()) == 1
+    assert text.splitlines()[1].startswith(str(picture))
+    assert text.splitlines()[1].endswith(str(out / "street.overlay.png"))
+    code, text, errors = run("segment", picture, tmp_path, "--model", "red", "--output", out)
+    assert (code, errors) == (1, f"error: {tmp_path}: Is a directory\n")
+    assert len(text.splitlines()) == 2
+    np.save(tmp_path / "rows.npy", np.array([None]))
+    code, text, errors = run("encode", picture, tmp_path / "rows.npy", "--model", "digits", "--output", out)
+    assert (code, errors.partition("rows.npy")[0]) == (1, f"error: {tmp_path}/")
+    assert text.splitlines()[1].endswith(str(out / "street.encoding.npy"))
+
+
+def test_results_of_the_same_name_are_kept_apart(run: Run, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "street.bmp"
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(other)
+    out = tmp_path / "out"
+    code, text, _ = run("segment", picture, other, "--model", "red", "--output", out, "--format", "npy")
+    assert code == 0
+    assert np.load(out / "street.npy").shape == (40, 60)
+    assert np.load(out / "street-2.npy").shape == (20, 30)
+    assert [line.split()[-1] for line in text.splitlines()[1:]] == [str(out / "street.npy"), str(out / "street-2.npy")]
+    code, _, _ = run("encode", picture, other, "--model", "digits", "--output", out)
+    assert code == 0
+    assert {path.name for path in out.glob("*.encoding.npy")} == {"street.encoding.npy", "street-2.encoding.npy"}
+
+
+def test_numbers_meet_no_other_name() -> None:
+    names = ["a/x.jpg", "a/X.png", "b/x-2.jpg", "b/x.png", "y"]
+    assert stems([Path(name) for name in names]) == ["x", "X-2", "x-2-2", "x-3", "y"]
 
 
 def test_a_missing_picture_is_wrong_usage(run: Run) -> None:
