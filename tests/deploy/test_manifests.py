@@ -425,6 +425,7 @@ class TestJobs:
         assert train[:2] == ["train", told["EXPERIMENT"]]
         assert export[:2] == ["export", told["EXPERIMENT"]]
         assert train[train.index("--runs") + 1] == export[export.index("--runs") + 1]
+        assert pod["shareProcessNamespace"]  # as process 1 it would not hear SIGTERM: it has no handler
         assert not [word for word in (*train, *export) if "$" in word]
 
 

@@ -31,6 +31,13 @@ def test_exit_codes_mean_what_the_job_says(build: Build) -> None:
     assert rules[0] == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
 
 
+def test_a_bad_video_builds_no_second_cluster(build: Build) -> None:
+    spec = the("RayJob", build(DEPLOY / "jobs" / "video-ray"))["spec"]
+    assert spec["backoffLimit"] == 0  # KubeRay knows no exit codes
+    assert spec["submissionMode"] == "K8sJobMode"  # whose submitter comes again to a head that was lost
+    assert spec["submitterConfig"]["backoffLimit"] > 0
+
+
 @pytest.mark.parametrize(("tree", "engine"), [("video", "local"), ("video-ray", "ray")])
 def test_the_video_job_takes_its_settings_and_arguments(
     tree: str, engine: str, build: Build, monkeypatch: pytest.MonkeyPatch
