@@ -21,17 +21,21 @@ class Override:
     """What a caller asked for in place of what a model's own settings say.
 
     Attributes:
-        policy: None = as before.
-        labels: label -> version.
+        policy: None = that of its own settings.
+        labels: label -> version; None = those of its own settings.
     """
 
     policy: VersionPolicy | None
-    labels: Mapping[str, int]
+    labels: Mapping[str, int] | None
+
+
+# What ends every other override.
+OWN_SETTINGS = Override(None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadModel:
-    """Bring what is served of a model into line with its folder."""
+    """Bring what is served of a model into line with its folder, and its settings there."""
 
     name: str
 
@@ -72,7 +76,7 @@ class Models(Protocol):
 
         Args:
             name: of the model.
-            override: kept for later reloads, unless this one fails; None = as before.
+            override: kept until the model is unloaded, unless this reload fails; None = as before.
 
         Raises:
             LoadError: something of it is broken; what was served before still is.
@@ -111,7 +115,7 @@ class Changes:
                     self._unloaded.discard(name)
                     if self._configured is not None:
                         self._configured.add(name)
-                    self._models.reload(name)
+                    self._models.reload(name, OWN_SETTINGS)
                 case UnloadModel(name):
                     served = self._models.served()
                     if name not in served:

@@ -141,10 +141,8 @@ class ModelRepository(Shelf):
                 versions: dict[int, Servable] = {}
                 # On the shelf from the start, so that what is loaded is closed whatever comes; nobody is ready yet.
                 self._models[name] = Model(versions, settings)
-                wanted = self._choose(name, settings)
-                if held is not None:
-                    wanted = sorted(set(held[name].versions) & set(find_versions(self._root / name))) or wanted
-                for version in wanted:
+                there = set(held[name].versions) & set(find_versions(self._root / name)) if held is not None else ()
+                for version in sorted(there) or self._choose(name, settings):
                     if stop():
                         return
                     try:
@@ -176,6 +174,7 @@ class ModelRepository(Shelf):
             if name not in self._models:
                 return
             model = self._models.pop(name)
+            self._overrides.pop(name, None)
             self._on_change(name, False)
             for servable in model.versions.values():
                 self._retire(servable, why)
@@ -192,7 +191,7 @@ class ModelRepository(Shelf):
 
         Args:
             name: of the model.
-            override: kept for later reloads if nothing is broken; None = as before.
+            override: kept until the model is unloaded, if nothing is broken; None = as before.
 
         Raises:
             LoadError: nothing of it can be served as asked for.
@@ -303,10 +302,17 @@ class ModelRepository(Shelf):
         settings = model_settings.read(self._root / name, self._limits, self._policy)
         if override is None:
             return settings
-        return ModelSettings(settings.limits, override.policy or settings.policy, dict(override.labels))
+        labels = settings.labels if override.labels is None else dict(override.labels)
+        return ModelSettings(settings.limits, override.policy or settings.policy, labels)
 
     def _choose(self, name: str, settings: ModelSettings) -> list[int]:
         found = find_versions(self._root / name)
+        missing = [version for version in settings.policy.versions if version not in found]
+        if missing:
+            raise RepositoryError(
+                f"{self._root / name}: the version policy asks for {', '.join(map(str, missing))}, not among the"
+                f" versions {', '.join(map(str, found))}"
+            )
         chosen = settings.policy.choose(found)
         if not chosen:
             raise RepositoryError(

@@ -23,7 +23,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from serving import assembly, backend, metrics, signals
-from serving.changes import Changes, LoadModel, Order, Refresh, poll
+from serving.changes import Changes, Order, Refresh, poll
 from serving.errors import PortError, ProcessError, ServingError, StartError
 from serving.placement import Placement
 from serving.processes.assignment import Assignment, Role, Seat
@@ -243,7 +243,8 @@ class Supervisor:
             for name in [name for name in expected if has.get(name) != expected[name]]:
                 # Its files were written over in place, and nobody can load any more what the others have.
                 _log.warning("%s found other files of %s than the others have; all load it anew", process, name)
-                self._change(LoadModel(name))
+                with self._changes.lock:
+                    self._fleet.reload(name)
         except ServingError as error:
             _log.warning("%s: %s", seat, error)
 

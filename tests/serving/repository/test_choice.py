@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from serving.backend import OnnxBackend
-from serving.errors import NotFoundError, RepositoryError
-from serving.model_settings import Limits
+from serving.changes import Override
+from serving.errors import LoadError, NotFoundError, RepositoryError
+from serving.model_settings import Limits, VersionPolicy
 from tests.serving.repository.asking import Build, Make, configure, served
 
 
@@ -19,7 +20,7 @@ class TestPolicy:
             ("latest:1", [10]),
             ("latest:2", [2, 10]),
             ("latest:9", [1, 2, 10]),
-            ("specific:1,3", [1]),
+            ("specific:10,1", [1, 10]),
         ],
     )
     @pytest.mark.parametrize("own", [False, True])
@@ -34,10 +35,52 @@ class TestPolicy:
         repository.load()
         assert served(repository) == {"digits": versions}
 
-    def test_one_that_chooses_nothing_is_an_error(self, tmp_path: Path, build: Build, make: Make) -> None:
-        build(tmp_path, "digits")
-        with pytest.raises(RepositoryError, match="digits: the version policy chooses none of the versions 1"):
-            make(tmp_path, "specific:7").load()
+    def test_one_that_asks_for_what_is_not_there_is_an_error(self, tmp_path: Path, build: Build, make: Make) -> None:
+        for version in (1, 3):
+            build(tmp_path, "digits", version)
+        with pytest.raises(
+            RepositoryError, match=r"digits: the version policy asks for 2, 7, which is not there. Versions: 1, 3"
+        ):
+            make(tmp_path, "specific:2,3,7").load()
+
+    def test_one_that_a_caller_sets_and_cannot_be_kept_changes_nothing(
+        self, tmp_path: Path, build: Build, make: Make
+    ) -> None:
+        for version in (1, 3):
+            build(tmp_path, "digits", version)
+        repository = make(tmp_path, "latest:1")
+        repository.load()
+        for versions, complaint in (
+            ((1, 7), "asks for 7, which is not there"),
+            ((), "chooses none of the versions 1, 3"),
+        ):
+            with pytest.raises(LoadError, match=complaint):
+                repository.configure({"digits": Override(VersionPolicy("specific", versions), {})})
+            repository.refresh()
+            assert served(repository) == {"digits": [3]}
+
+
+class TestOverride:
+    """A configuration that a caller sends stands until the model is loaded or unloaded by call."""
+
+    @pytest.mark.parametrize("unloaded", [False, True])
+    def test_it_ends_with_the_next_load(self, unloaded: bool, tmp_path: Path, build: Build, make: Make) -> None:
+        build(tmp_path, "digits", 1)
+        build(tmp_path, "digits", 2)
+        repository = make(tmp_path)
+        repository.load()
+        repository.configure({"digits": Override(VersionPolicy.parse("specific:1"), {"stable": 1})})
+        configure(tmp_path, "digits", labels={"canary": 2})
+        repository.refresh()
+        assert served(repository) == {"digits": [1]}
+        assert repository.get("digits", "stable").version == 1
+        if unloaded:
+            repository.unload_model("digits")
+        repository.load_model("digits")
+        assert served(repository) == {"digits": [1, 2]}
+        assert repository.settings("digits").labels == {"canary": 2}
+        repository.refresh()
+        assert repository.settings("digits").labels == {"canary": 2}
 
 
 class TestLabels:
