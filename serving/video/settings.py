@@ -54,8 +54,10 @@ class Settings(BaseSettings):
     """Segments pedestrians in videos, folders of pictures and network streams.
 
     Every flag is also an environment variable: --target is SPARSEWALK_TARGET. Flags win. Each input gets a folder of
-    its own below --output, which appears when everything in it is whole. After a kill, run the same again with
-    --resume: what is finished is not done again, and the result is the same as that of an unbroken run.
+    its own below --output, which appears when everything in it is whole. Inputs of the same name get numbers in the
+    order in which they are listed (street, street-2): where files still arrive, list them in a file and append. After a
+    kill, run the same again with --resume: what is finished is not done again, and the result is the same as that of
+    an unbroken run.
 
     Exit codes: 0 all done; 2 settings not allowed or without what they need installed; 3 bad input, unknown model or
     unwritable output (running again does not help); 4 partial: whole results for what could be read, but some of it
@@ -152,7 +154,9 @@ class Settings(BaseSettings):
 
     shard_frames: PositiveInt = Field(128, description="frames that are finished together: most that a kill costs")
     job_count: NonNegativeInt = Field(
-        0, description="pods of an indexed job (completions): JOB_COMPLETION_INDEX takes every n-th input; 0: just one"
+        0,
+        description="pods of an indexed job (completions): JOB_COMPLETION_INDEX takes every n-th input; 0: just one;"
+        " all pods must find the same inputs",
     )
     progress: Literal["auto", "bar", "json", "quiet"] = Field(
         "auto", description="bar on a terminal and nothing else; json prints a line of JSON now and then on stderr"
