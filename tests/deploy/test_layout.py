@@ -338,6 +338,9 @@ def test_a_withdrawn_version_is_not_served(
     volume = tmp_path / "models"
     for version in (1, 2):
         write_model(volume, "digits", version)
+    earlier = volume / "digits" / ".withdrawn-2"  # of the same number
+    earlier.mkdir()
+    (earlier / "earlier").touch()
     for folder in (volume, volume / "digits"):
         os.chown(folder, USER, USER)  # as fsGroup has it
         folder.chmod(0o755)
@@ -351,6 +354,7 @@ def test_a_withdrawn_version_is_not_served(
         code, _, errors = pod.wait(timeout=60)
     assert (code, errors) == (0, "")
     assert (volume / "digits" / ".withdrawn-2" / "model.onnx").exists()
+    assert (volume / "digits" / ".withdrawn-2.~1~" / "earlier").exists()
     assert start_pod(on_volume, {"/models": volume}).first_line().endswith("models=digits/1")
 
 

@@ -24,6 +24,9 @@ from training.export.saved_model import write_saved_model
 from training.export.servable import Servable
 from training.files import publish, remove_leftovers, temporary_folder, write_json
 
+# What deploy/jobs/withdraw renames a version to: <prefix><version>.
+WITHDRAWN_PREFIX = ".withdrawn-"
+
 logger = logging.getLogger(__name__)
 
 
@@ -40,7 +43,8 @@ def export_version(
     """Writes the next version of ``name`` and returns its folder.
 
     Everything is written and checked in a temporary folder beside the others, which is renamed as the last act.
-    Where the newest version came from the same training and offers the same, it is kept and returned.
+    Where the newest version came from the same training and offers the same, it is kept and returned. The number of a
+    version that was withdrawn is not used again: it would mean two models.
 
     Args:
         servable: the trained model.
@@ -58,7 +62,7 @@ def export_version(
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in remove_leftovers(folder):
         logger.warning("%s: removed %s, left by an export that was cut", name, leftover)
-    versions = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
+    versions = _versions(folder)
     description = Description(
         name=name,
         family=servable.family,
@@ -74,7 +78,7 @@ def export_version(
         logger.info("%s: version %d holds this model already", name, versions[-1])
         return folder / str(versions[-1])
 
-    version = versions[-1] + 1 if versions else 1
+    version = max(versions + _versions(folder, WITHDRAWN_PREFIX), default=0) + 1
     function = servable.function()
     with temporary_folder(folder) as temporary:
         write_saved_model(servable, function, temporary)
@@ -126,6 +130,12 @@ def publish_variant(
             shutil.rmtree(target)
         publish(temporary, target)
     return target
+
+
+def _versions(folder: Path, prefix: str = "") -> list[int]:
+    """The versions in a model's folder, rising."""
+    names = [entry.name.removeprefix(prefix) for entry in folder.iterdir() if entry.name.startswith(prefix)]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def _producers() -> dict[str, str]:

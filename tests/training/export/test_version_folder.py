@@ -113,6 +113,17 @@ def test_another_training_becomes_the_next_version(tiny_runs: dict[str, Run], tm
     assert other.export(tmp_path / "models").name == "2"
 
 
+def test_the_number_of_a_withdrawn_version_is_not_used_again(tiny_runs: dict[str, Run], tmp_path: Path) -> None:
+    """As deploy/jobs/withdraw leaves the folder, once and with an earlier one of the same number aside."""
+    run, folder = tiny_runs["mnist_k_sparse"], tmp_path / "mnist_k_sparse"
+    run.export(tmp_path).rename(folder / ".withdrawn-1")
+    (folder / ".withdrawn-1.~1~").mkdir()
+    exported = run.export(tmp_path)
+    assert exported == folder / "2"
+    assert json.loads((exported / "manifest.json").read_text())["version"] == 2
+    assert run.export(tmp_path) == exported
+
+
 def biased(run: Run) -> Servable:
     """A servable whose eager side differs from its graph by twice the tolerance."""
     servable = run.experiment.servable(run.model())
