@@ -7,6 +7,7 @@ probabilities, to be blended here just as in process.
 """
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -31,6 +32,8 @@ _LEAST_PAUSE, _MOST_PAUSE = 0.2, 5.0
 _PATIENCE_SECONDS = 0.2
 # Of a message, beside the picture.
 _ENVELOPE_BYTES = 1024
+# What gRPC says of a message that the service is set not to take; it ends the line.
+_TOO_LARGE = re.compile(r"message larger than max \((\d+) vs")
 
 _log = logging.getLogger(__name__)
 
@@ -103,13 +106,13 @@ class ServiceEngine:
 
     def submit(self, picture: Picture) -> Pending:
         """See ``Engine``."""
-        if picture.nbytes + _ENVELOPE_BYTES > DEFAULT_MAX_MESSAGE_BYTES:
-            raise InputError(
-                f"a frame of at most {DEFAULT_MAX_MESSAGE_BYTES} bytes goes through the service; see --resize."
-                f" Received: {picture.shape[1]} x {picture.shape[0]}"
-            )
         size = (picture.shape[0], picture.shape[1])
         crops = [_Crop(tile.of(picture)) for tile in self._tiling.cut(*size)]
+        if max(crop.picture.nbytes for crop in crops) + _ENVELOPE_BYTES > DEFAULT_MAX_MESSAGE_BYTES:
+            raise InputError(
+                f"a picture of at most {DEFAULT_MAX_MESSAGE_BYTES} bytes goes through the service; see --resize and"
+                f" --tile. Received: {size[1]} x {size[0]}"
+            )
         with self._changed:
             for crop in crops:
                 self._changed.wait_for(lambda: self._failure is not None or len(self._waiting) < _WINDOW)
@@ -177,7 +180,8 @@ class ServiceEngine:
                 try:
                     self._converse()
                 except ServiceError as error:
-                    self._despair(error)
+                    if not self._refuse(error):
+                        self._despair(error)
                 pause = _LEAST_PAUSE if self._progress > before else min(2 * pause, _MOST_PAUSE)
                 self._pause(pause)
         except JobError as end:
@@ -255,6 +259,19 @@ class ServiceEngine:
                     break
                 self._changed.wait(min(1.0, self._timeout))
         line.client.close()
+
+    def _refuse(self, error: ServiceError) -> bool:
+        """Gives up the pictures for which the service ended the line and would end the next; returns whether it did."""
+        told = _TOO_LARGE.search(str(error))
+        if told is None:
+            return False
+        with self._changed:
+            refused = [crop for crop in self._waiting if 0 <= int(told[1]) - crop.picture.nbytes <= _ENVELOPE_BYTES]
+            for crop in refused:
+                self._waiting.remove(crop)
+                crop.answer = error
+            self._changed.notify_all()
+        return bool(refused)
 
     def _despair(self, error: ServiceError) -> None:
         """Returns if another try may help.

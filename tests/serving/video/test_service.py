@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
@@ -218,24 +219,33 @@ def test_unknown_to_the_service(run: Run, video: Path, server: RunningServer) ->
         run(video, target=server.target, model="digits")
 
 
+@pytest.mark.parametrize(
+    ("height", "refusal"),
+    [
+        (1000, "INVALID_ARGUMENT: a picture has at most 1000000 pixels"),
+        (1400, "RESOURCE_EXHAUSTED: SERVER: Received message larger than max ("),
+    ],
+)
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_a_refusal_by_the_service_ends_that_input_alone(
-    run: Run, video: Path, tmp_path: Path, server: RunningServer, parallel: int
+    run: Run, video: Path, tmp_path: Path, server: RunningServer, parallel: int, height: int, refusal: str
 ) -> None:
-    big = write_video(tmp_path / "big.mp4", 3, size=(1000, 1100), codec="mpeg4")
+    big = write_video(tmp_path / "big.mp4", 3, size=(height, 1100), codec="mpeg4")
     other = write_video(tmp_path / "other.mp4", 5)
     done = run(big, video, other, target=server.target, start=0.1, parallel=parallel)
     assert [outcome.code for outcome in done.outcomes] == [ExitCode.BAD_INPUT, ExitCode.DONE, ExitCode.DONE]
-    refusal = f"{big}: frame 1: {server.target}: INVALID_ARGUMENT: a picture has at most 1000000 pixels"
-    assert done.outcomes[0].message.startswith(refusal)
+    assert done.outcomes[0].message.startswith(f"{big}: frame 1: {server.target}: {refusal}")
     assert len(done.rows("walk")) == 39
 
 
-def test_a_frame_too_large_for_a_message_is_named(run: Run, tmp_path: Path, server: RunningServer) -> None:
-    walk = write_video(tmp_path / "walk.mp4", 1)
-    done = run(walk, target=server.target, resize="6000x4000")
-    assert done.code == ExitCode.BAD_INPUT
-    assert done.outcomes[0].message.startswith(f"{walk}: frame 0: a frame of at most ")
+def test_a_frame_too_large_for_a_message_is_named_and_goes_in_tiles(
+    run: Run, video: Path, server: RunningServer
+) -> None:
+    with mock.patch("serving.video.service.DEFAULT_MAX_MESSAGE_BYTES", 10_000):
+        done = run(video, target=server.target)
+        assert done.code == ExitCode.BAD_INPUT
+        assert done.outcomes[0].message.startswith(f"{video}: frame 0: a picture of at most 10000 bytes goes through")
+        assert run(video, target=server.target, tile="32").code == ExitCode.DONE
 
 
 def test_a_token(run: Run, start: Start, models: Path, video: Path, tmp_path: Path) -> None:
