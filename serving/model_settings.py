@@ -14,6 +14,7 @@
     }
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -106,11 +107,25 @@ class VersionPolicy:
             return cls(kind, count=int(rest))
         return cls(kind, versions=tuple(map(int, rest.split(",")))) if rest else cls(kind)
 
-    def choose(self, found: list[int]) -> list[int]:
-        """The versions to serve, rising, of those that are there."""
-        if self.kind == "latest":
-            return sorted(found)[-self.count :]
-        return sorted(found) if self.kind == "all" else sorted(set(found) & set(self.versions))
+    def choose(self, folder: Path, found: list[int]) -> list[int]:
+        """The versions to serve, rising.
+
+        Args:
+            folder: of the model, for the message.
+            found: those that are there, rising.
+
+        Raises:
+            RepositoryError: one that is asked for is not there, or none is asked for.
+        """
+        known = ", ".join(map(str, found))
+        missing = [version for version in self.versions if version not in found]
+        if missing:
+            told = ", ".join(map(str, missing))
+            raise RepositoryError(f"{folder}: the version policy asks for {told}, not among the versions {known}")
+        chosen = {"all": found, "latest": found[-self.count :], "specific": sorted(set(self.versions))}[self.kind]
+        if not chosen:
+            raise RepositoryError(f"{folder}: the version policy chooses none of the versions {known}")
+        return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +135,19 @@ class ModelSettings:
     limits: Limits
     policy: VersionPolicy
     labels: dict[str, int]
+
+    def check_labels(self, name: str, served: Collection[int]) -> None:
+        """Refuses labels of the model ``name`` that name a version which is not served.
+
+        Raises:
+            RepositoryError: there is one.
+        """
+        for label, version in self.labels.items():
+            if version not in served:
+                raise RepositoryError(
+                    f"{name}: the label {label!r} names version {version}, which is not served."
+                    f" Served: {', '.join(map(str, sorted(served))) or 'none'}"
+                )
 
 
 class _File(BaseModel):

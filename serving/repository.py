@@ -150,7 +150,7 @@ class ModelRepository(Shelf):
                     except UnavailableError:
                         return
                     self._note(name, version, State.READY)
-                _check_labels(name, settings, versions)
+                settings.check_labels(name, versions)
             if not gate():
                 return
             self._ready = True
@@ -160,6 +160,15 @@ class ModelRepository(Shelf):
     def found(self) -> list[str]:
         """See ``changes.Models``."""
         return find_models(self._root)
+
+    def unloaded(self) -> list[str]:
+        """See ``Shelf.unloaded``; none while the folder cannot be read."""
+        try:
+            found = self.found()
+        except RepositoryError:
+            return []
+        known = {name for name, _ in list(self._statuses)}
+        return [name for name in found if name not in known]
 
     def reload(self, name: str, override: Override | None = None) -> None:
         """See ``changes.Models``."""
@@ -268,7 +277,7 @@ class ModelRepository(Shelf):
         kept = before if complaints else {version: before[version] for version in wanted if version in before}
         versions = {**kept, **fresh}
         try:
-            _check_labels(name, settings, versions)
+            settings.check_labels(name, versions)
         except RepositoryError as error:
             complaints.append(str(error))
             if old is None:
@@ -295,8 +304,8 @@ class ModelRepository(Shelf):
     def _serves(self, name: str, version: int) -> bool:
         return name in self._models and version in self._models[name].versions
 
-    def _note(self, name: str, version: int, state: State, reason: str = "") -> None:
-        self._statuses[name, version] = Status(name, version, state, reason)
+    def _note(self, name: str, version: int, state: State, reason: str = "", *, broken: bool = False) -> None:
+        self._statuses[name, version] = Status(name, version, state, reason, broken)
 
     def _read_settings(self, name: str, override: Override | None) -> ModelSettings:
         settings = model_settings.read(self._root / name, self._limits, self._policy)
@@ -306,19 +315,8 @@ class ModelRepository(Shelf):
         return ModelSettings(settings.limits, override.policy or settings.policy, labels)
 
     def _choose(self, name: str, settings: ModelSettings) -> list[int]:
-        found = find_versions(self._root / name)
-        missing = [version for version in settings.policy.versions if version not in found]
-        if missing:
-            raise RepositoryError(
-                f"{self._root / name}: the version policy asks for {', '.join(map(str, missing))}, not among the"
-                f" versions {', '.join(map(str, found))}"
-            )
-        chosen = settings.policy.choose(found)
-        if not chosen:
-            raise RepositoryError(
-                f"{self._root / name}: the version policy chooses none of the versions {', '.join(map(str, found))}"
-            )
-        return chosen
+        folder = self._root / name
+        return settings.policy.choose(folder, find_versions(folder))
 
     def _has_changed(self, servable: Servable, limits: Limits) -> bool:
         folder = self._root / servable.name / str(servable.version)
@@ -332,18 +330,9 @@ class ModelRepository(Shelf):
             return self._opener.open(self._root / name / str(version), limits, stop)
         except Exception as error:
             # The old one of the same number goes on; its status tells what is wrong with the new.
-            self._note(name, version, State.READY if serves else State.UNAVAILABLE, str(error))
+            self._note(name, version, State.READY if serves else State.UNAVAILABLE, str(error), broken=True)
             raise
 
 
 def _held(versions: Mapping[int, Servable], settings: ModelSettings, override: Override | None) -> Held:
     return Held({version: servable.fingerprint for version, servable in versions.items()}, settings, override)
-
-
-def _check_labels(name: str, settings: ModelSettings, versions: Mapping[int, Servable]) -> None:
-    for label, version in settings.labels.items():
-        if version not in versions:
-            raise RepositoryError(
-                f"{name}: the label {label!r} names version {version}, which is not served."
-                f" Served: {', '.join(map(str, sorted(versions))) or 'none'}"
-            )

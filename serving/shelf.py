@@ -32,12 +32,18 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What has become of one model version; ``reason`` tells why it is not served."""
+    """What has become of one model version.
+
+    Attributes:
+        reason: why it is not served, or what is wrong with its files.
+        broken: whether something is.
+    """
 
     name: str
     version: int
     state: State
     reason: str = ""
+    broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +193,10 @@ class Shelf:
         """The labels that name a version, sorted."""
         model = self._models.get(name)
         return sorted(label for label, named in model.settings.labels.items() if named == version) if model else []
+
+    def unloaded(self) -> list[str]:
+        """The models in the repository of which no version was ever to be served, sorted."""
+        return []
 
     def statuses(self) -> list[Status]:
         """What has become of each model version that was ever to be served, by name and version."""

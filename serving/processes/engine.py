@@ -216,7 +216,11 @@ class Front:
         self.link = Link(
             connection,
             name,
-            handlers={"hello": self._hello, "statuses": engine.repository.statuses},
+            handlers={
+                "hello": self._hello,
+                "statuses": engine.repository.statuses,
+                "unloaded": engine.repository.unloaded,
+            },
             quick={"infer": self._infer, "cancel": self._cancel},
             on_lost=self._on_lost,
         )

@@ -144,6 +144,15 @@ class RemoteRepository(Shelf):
             return []
         return statuses
 
+    def unloaded(self) -> list[str]:
+        """See ``Shelf.unloaded``; the engine knows."""
+        link = self._link
+        try:
+            names: list[str] = link.ask("unloaded") if link is not None else []
+        except LinkLostError:
+            return []
+        return names
+
     def close(self, timeout: float | None = None) -> None:
         """Lets go of the engine process."""
         del timeout  # requests have ended by now

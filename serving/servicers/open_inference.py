@@ -155,18 +155,18 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     def RepositoryIndex(  # noqa: N802
         self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
     ) -> pb.RepositoryIndexResponse:
-        """The models of the repository, and how they fare."""
+        """The models of the repository, and how they fare; of those that were never loaded only the name, as Triton."""
+        entry = pb.RepositoryIndexResponse.ModelIndex
 
         def work(call: Call) -> pb.RepositoryIndexResponse:
             call.check()
             return pb.RepositoryIndexResponse(
                 models=[
-                    pb.RepositoryIndexResponse.ModelIndex(
-                        name=status.name, version=str(status.version), state=status.state.value, reason=status.reason
-                    )
-                    for status in self._repository.statuses()
-                    if status.state is State.READY or not request.ready
+                    entry(name=each.name, version=str(each.version), state=each.state.value, reason=each.reason)
+                    for each in self._repository.statuses()
+                    if each.state is State.READY or not request.ready
                 ]
+                + [entry(name=name) for name in self._repository.unloaded() if not request.ready]
             )
 
         return self._reception.answer("RepositoryIndex", ("", None), context, work)

@@ -120,7 +120,7 @@ class ModelServicer(pb_grpc.ModelServiceServicer):
                         version=each.version,
                         state=_STATES[each.state],
                         status=pb.StatusProto(
-                            error_code=error_codes_pb2.UNKNOWN if each.reason else error_codes_pb2.OK,
+                            error_code=error_codes_pb2.UNKNOWN if each.broken else error_codes_pb2.OK,
                             error_message=each.reason,
                         ),
                     )
