@@ -12,6 +12,8 @@ For the encoders of digits::
     folder:PATH     any pictures, below PATH at any depth; each becomes 28x28 grey values. Where they lie in folders of
                     their own, as torchvision's ImageFolder has it, these are the classes of the linear probes
 
+At least four of them, for each half needs two that differ: of equal ones there is no variance to be explained.
+
 Sorted by name, every other picture is for training and the rest for testing, as with Penn-Fudan. Pictures that have
 classes are then shuffled within their halves, always alike, so that the first so many of them are a sample of all
 classes. With a file more or less, others are for testing: a run keeps the fingerprint of the files it was trained on.
@@ -64,7 +66,7 @@ def load_scenes(choice: str) -> PedestrianData:
     """
     kind, path = _split(choice)
     scenes, files = _folder_scenes(path) if kind == "folder" else _coco_scenes(path)
-    train, test = _halves(scenes, path)
+    train, test = _halves(scenes, 1, path)
     return PedestrianData(f"{kind}:{path.name}", "real", train, test, f"{kind}:{path}", _fingerprint(files))
 
 
@@ -85,7 +87,10 @@ def load_pictures(choice: str) -> DigitData:
     label_of = {folder: index for index, folder in enumerate(classes)}
     rows = _all_or_faults(files, lambda file: (_grey_row(file), label_of[file.parent]), path)
     rng = np.random.default_rng(_ORDER_SEED)
-    train, test = ([half[index] for index in rng.permutation(len(half))] for half in _halves(rows, path))
+    train, test = ([half[index] for index in rng.permutation(len(half))] for half in _halves(rows, 2, path))
+    for half, purpose in ((train, "train on"), (test, "test")):
+        if all(np.array_equal(row, half[0][0]) for row, _ in half):
+            raise DataError(f"{path}: expected different pictures to {purpose}. Received: {len(half)} that are alike")
     return DigitData(
         f"folder:{path.name}",
         "real",
@@ -138,9 +143,9 @@ def _all_or_faults(items: Sequence[Any], load: Callable[[Any], T], where: Path) 
     return loaded
 
 
-def _halves(items: Sequence[T], where: Path) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    if len(items) < 2:
-        raise DataError(f"{where}: expected at least 2 pictures, to train on and to test. Received: {len(items)}")
+def _halves(items: Sequence[T], least: int, where: Path) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    if len(items) < 2 * least:
+        raise DataError(f"{where}: expected at least {2 * least} pictures, half to test on. Received: {len(items)}")
     return tuple(items[0::2]), tuple(items[1::2])
 
 

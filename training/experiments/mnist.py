@@ -50,7 +50,7 @@ class MnistExperiment(Experiment[DigitData]):
     Attributes:
         train_examples: the first so many of the training digits are used; 0 for all.
         probe_examples: likewise for fitting the linear probes and their controls.
-        probe_pca: components of the PCA control.
+        probe_pca: components of the PCA control; where there are fewer training digits, as many as these.
     """
 
     family: ClassVar[Family] = "mnist"
@@ -128,7 +128,10 @@ class MnistExperiment(Experiment[DigitData]):
         return {}
 
     def probe(self, data: DigitData, train: Floats, test: Floats) -> float:
-        """Linear-probe error of latents [N, D] of the training and [M, D] of the test digits, 0..1; NaN unlabelled."""
+        """Linear-probe error of latents [N, D] of the training and [M, D] of the test digits, 0..1.
+
+        NaN where those that it is fitted on are of one class.
+        """
         return _probe(data, train, test, self.probe_examples)
 
     def draw(self, model: keras.Model, data: DigitData, folder: Path) -> list[Path]:
@@ -171,15 +174,16 @@ def controls(data: DigitData, latents: int, l0: int, pca: int, probe_examples: i
         data: the digits.
         latents: size of the random dictionary D.
         l0: its active latents, 1..D, and the components of the PCA whose explained variance is compared.
-        pca: components of the PCA whose probe error is compared.
+        pca: components of the PCA whose probe error is compared. Neither PCA has more components than there are
+            training digits.
         probe_examples: training digits on which probes are fitted; 0 for all.
     """
-    l0 = min(max(l0, 1), latents)
+    l0, most = min(max(l0, 1), latents), min(PIXELS, len(data.train_images))
     train, test = data.train_images[: probe_examples or None], data.test_images
     random_train, random_test = (random_dictionary_codes(images, latents, l0, seed=0) for images in (train, test))
     return {
-        **_fixed_controls(data, pca, probe_examples),
-        "control_pca_same_l0_explained_variance": _pca_explained_variance(data, min(l0, PIXELS)),
+        **_fixed_controls(data, min(pca, most), probe_examples),
+        "control_pca_same_l0_explained_variance": _pca_explained_variance(data, min(l0, most)),
         "control_random_dictionary_probe_error": _probe(data, random_train, random_test, probe_examples),
         "control_random_dictionary_class_purity": _purity(data, random_test),
     }
@@ -208,10 +212,11 @@ def _load(choice: str) -> DigitData:
 
 
 def _probe(data: DigitData, train: Floats, test: Floats, examples: int) -> float:
-    if not data.labelled:
-        return math.nan
     kept = slice(examples or None)
-    return probe_error(train[kept], data.train_labels[kept], test, data.test_labels)
+    labels = data.train_labels[kept]
+    if len(np.unique(labels)) < 2:
+        return math.nan
+    return probe_error(train[kept], labels, test, data.test_labels)
 
 
 def _purity(data: DigitData, test: Floats) -> float:

@@ -204,6 +204,16 @@ def test_a_run_is_not_opened_on_other_pictures_than_it_was_trained_on(tmp_path: 
         Run(experiment, load_pictures(choice), runs / experiment.name).train()
 
 
+def test_too_few_pictures_for_the_encoders_of_digits_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    for index in range(3):
+        write(tmp_path / f"{index}.png", np.full((28, 28), index, np.uint8))
+    with pytest.raises(DataError, match=r"expected at least 4 pictures, half to test on\. Received: 3"):
+        load_pictures(f"folder:{tmp_path}")
+    write(tmp_path / "3.png", np.full((28, 28), 1, np.uint8))  # as 1.png, the other one to test on
+    with pytest.raises(DataError, match=r"expected different pictures to test\. Received: 2 that are alike"):
+        load_pictures(f"folder:{tmp_path}")
+
+
 def test_policies_are_not_data_of_one_s_own() -> None:
     assert [is_own(choice) for choice in ("auto", "real", "embedded", "folder:x", "coco:x")] == [0, 0, 0, 1, 1]
 
@@ -230,9 +240,11 @@ def test_pictures_are_decoded_as_the_service_does(scenes: Path) -> None:
     data = load_scenes(f"folder:{scenes}")
     assert np.unique(data.train[0].picture).tolist() == [128]
     assert np.unique(data.test[0].picture).tolist() == [255]
+    write(scenes / "images" / "3.png", np.zeros((28, 28), np.uint16))
+    write(scenes / "images" / "4.png", np.zeros((28, 28), np.uint16))
     pictures = load_pictures(f"folder:{scenes / 'images'}")
-    np.testing.assert_array_equal(pictures.train_images, np.float32(128) / 255)
-    np.testing.assert_array_equal(pictures.test_images, 1.0)
+    assert sorted(np.round(pictures.train_images[:, 0] * 255)) == [0, 128, 128]
+    assert sorted(pictures.test_images[:, 0]) == [0, 1]
 
 
 def test_the_first_pictures_are_a_sample_of_all_classes(tmp_path: Path) -> None:
@@ -252,7 +264,7 @@ def test_pictures_without_classes_are_trained_on_and_reopened_but_not_probed(tmp
     rng = np.random.default_rng(0)
     for index in range(40):
         write(tmp_path / "pictures" / f"{index:02}.png", rng.integers(0, 256, (28, 28), np.uint8))
-    settings = {"epochs": "1", "latents": "16", "k": "4", "k_start": "4", "probe_pca": "4"}
+    settings = {"epochs": "1", "latents": "16", "k": "4", "k_start": "4"}
     experiment = EXPERIMENTS["mnist_k_sparse"].with_settings(settings)
     data = experiment.load_data(f"folder:{tmp_path / 'pictures'}")
     run = Run(experiment, data, tmp_path / "runs" / "mnist_k_sparse")
