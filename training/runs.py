@@ -199,7 +199,7 @@ class Run:
         """Refuses a folder that an earlier call has claimed for another configuration."""
         if not (self.folder / CONFIG).exists():
             return
-        present, wanted = read_config(self.folder), self._configuration()
+        present, wanted = read_config(self.folder), self.configuration()
         differing = [key for key in wanted if present.get(key) != wanted[key]]
         if differing:
             changes = "; ".join(f"{key}: {present.get(key)} there, {wanted[key]} asked for" for key in differing)
@@ -213,9 +213,10 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         if not (self.folder / CONFIG).exists():
-            write_json(self.folder / CONFIG, {**self._configuration(), "code_revision": code_revision()})
+            write_json(self.folder / CONFIG, {**self.configuration(), "code_revision": code_revision()})
 
-    def _configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, Any]:
+        """What makes a run another run: experiment, preset, settings and data, as plain JSON values."""
         experiment = self.experiment
         return {
             "experiment": experiment.name,

@@ -3,7 +3,7 @@
 ::
 
     <folder>/seed-<n>/          a run for each seed
-    <folder>/stability.json     what came of it
+    <folder>/stability.json     what came of it, with preset, settings and data
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def study(experiment: Experiment[Any], data: Any, seeds: Sequence[int], folder: 
         "mean_cosine_largest": max(cosines),
         **_mean(control, "control_untrained_"),
     }
-    write_json(folder / STABILITY, {"experiment": experiment.name, "seeds": list(seeds), "scores": scores})
+    configuration = Run(experiment, data, folder).configuration()
+    del configuration["settings"]["seed"]
+    write_json(folder / STABILITY, {**configuration, "seeds": list(seeds), "scores": scores})
     return scores
 
 

@@ -9,6 +9,8 @@ from training.datasets.source import DataSource
 
 FOLDS = 3
 """Parts of the training scenes, each of which can be held out."""
+PRETRAINED = "_pretrained"
+"""At the end of a data set's name where a model has seen more than it, and is scored on the same scenes."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,10 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from training.datasets.pedestrians import PRETRAINED
 from training.evaluation import charts
 from training.files import write_text
+from training.run_folder import FINGERPRINT
 
 COLUMNS = {
     "mnist": (
@@ -81,12 +83,19 @@ class Trained:
     def command(self) -> str:
         """What trains this encoder again."""
         parts = ["python", "-m", "training", "train", self.name, "--preset", self.config["preset"]]
-        if self.config["data_source"] == "embedded":
-            parts += ["--data", "embedded"]
+        if "data" in self.config or self.config["data_source"] == "embedded":
+            parts += ["--data", self.config.get("data", "embedded")]
         for key, value in self.changed.items():
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             parts += ["--set", f"{key}={text}"]
         return shlex.join(parts)
+
+    @property
+    def data(self) -> str:
+        """Whose test split the scores are of: two encoders can be compared where this is the same."""
+        if "data" in self.config:
+            return f"{self.config['data']} (files {self.config.get(FINGERPRINT, '')[:8] or 'unknown'})"
+        return f"{self.config['dataset'].removesuffix(PRETRAINED)} ({self.config['data_source']} data)"
 
     @property
     def short_name(self) -> str:
@@ -142,7 +151,7 @@ def read_run(name: str, family: str, summary: str, preset_settings: Mapping[str,
         summary=summary,
         config=config,
         changed={key: value for key, value in config["settings"].items() if preset_settings.get(key, value) != value},
-        scores={**scores, **_stability(folder)},
+        scores={**scores, **_stability(folder, config)},
         history=[json.loads(line) for line in history],
         figures=sorted((folder / "figures").glob("*.[pg][ni][gf]"), key=_place),
     )
@@ -160,20 +169,8 @@ def write_report(trained: Sequence[Trained], missing: Sequence[str], output: Pat
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["picture"] = picture_uri
-    families = [
-        {
-            "key": family,
-            "heading": HEADINGS[family],
-            "columns": columns_of(family, members),
-            "rows": table(members, columns_of(family, members)),
-            "charts": family_charts(family, members),
-            "members": members,
-        }
-        for family in COLUMNS
-        if (members := [record for record in trained if record.family == family])
-    ]
     page = environment.get_template("report.html.j2").render(
-        families=families,
+        groups=groups(trained),
         trained=trained,
         missing=missing,
         embedded=[record.name for record in trained if record.config["data_source"] == "embedded"],
@@ -181,6 +178,33 @@ def write_report(trained: Sequence[Trained], missing: Sequence[str], output: Pat
         lower=LOWER,
     )
     write_text(output, page)
+
+
+def groups(trained: Sequence[Trained]) -> list[dict[str, Any]]:
+    """What the page shows together, as its template reads it: the encoders of one family, scored on the same data.
+
+    The key is the family's name, from its second data set on with a number.
+    """
+    found = []
+    for family in COLUMNS:
+        together: dict[str, list[Trained]] = {}
+        for record in trained:
+            if record.family == family:
+                together.setdefault(record.data, []).append(record)
+        for order, (data, members) in enumerate(together.items(), start=1):
+            columns = columns_of(family, members)
+            found.append(
+                {
+                    "key": family if order == 1 else f"{family}_{order}",
+                    "heading": HEADINGS[family],
+                    "data": data,
+                    "columns": columns,
+                    "rows": table(members, columns),
+                    "charts": family_charts(family, members),
+                    "members": members,
+                }
+            )
+    return found
 
 
 def columns_of(family: str, members: Sequence[Trained]) -> list[str]:
@@ -299,15 +323,25 @@ def _place(figure: Path) -> tuple[int, str]:
     return (known.index(figure.stem) if figure.stem in known else len(known), figure.name)
 
 
-def _stability(folder: Path) -> dict[str, float]:
+def _stability(folder: Path, config: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of the study of this very training with several seeds, where there is one."""
     path = folder.parent / "stability" / folder.name / "stability.json"
     if not path.exists():
         return {}
-    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    study = json.loads(path.read_text(encoding="utf-8"))
+    if _seedless(study) != _seedless(config):
+        return {}
+    scores = study["scores"]
     return {
         "stability": scores["mean_cosine"],
         f"{CONTROL}untrained_stability": scores["control_untrained_mean_cosine"],
     }
+
+
+def _seedless(config: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in config.get("settings", {}).items() if name != "seed"}
+    named = ("experiment", "preset", "dataset", "data_source", "data", FINGERPRINT)
+    return {"settings": settings, **{key: config.get(key) for key in named}}
 
 
 def _range(values: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.datasets.download import RemoteFile, cache_folder, fetch
-from training.datasets.pedestrians import PedestrianData
+from training.datasets.pedestrians import PRETRAINED, PedestrianData
 from training.datasets.source import DataError, DataUnavailable, find
 from training.encoders.mobilenet import ALPHAS, SKIPS, encoder_of, load_encoder, mobilenet_unet, read_weights
 from training.experiments.base import ExperimentError
@@ -82,7 +82,7 @@ class PedestrianMobileNet(AugmentedPedestrian):
     def load_data(self, choice: str) -> PedestrianData:
         """As the others', under a name that says so where more than this data set has taught the model."""
         data = super().load_data(choice)
-        return dataclasses.replace(data, name=f"{data.name}_pretrained") if self.pretrained else data
+        return dataclasses.replace(data, name=data.name + PRETRAINED) if self.pretrained else data
 
     def build(self) -> keras.Model:
         """A fresh model, without weights from elsewhere: a trained one needs them no more."""

@@ -100,11 +100,46 @@ def test_stability_is_shown_where_it_was_measured(runs: Path, tmp_path: Path) ->
     folder = runs / "stability" / "mnist_top_k"
     folder.mkdir(parents=True)
     scores = {"mean_cosine": 0.61, "control_untrained_mean_cosine": 0.13}
-    (folder / "stability.json").write_text(json.dumps({"scores": scores}))
-    CliRunner().invoke(app, ["report", f"--runs={runs}", f"--output={tmp_path / 'report.html'}"])
-    text = (tmp_path / "report.html").read_text()
+    config = json.loads((runs / "mnist_top_k" / "config.json").read_text())
+    seedless = {key: value for key, value in config["settings"].items() if key != "seed"}
+
+    def page_with(**changes: object) -> str:
+        study = {**config, "settings": seedless, **changes, "seeds": [0, 1], "scores": scores}
+        (folder / "stability.json").write_text(json.dumps(study))
+        CliRunner().invoke(app, ["report", f"--runs={runs}", f"--output={tmp_path / 'report.html'}"])
+        return (tmp_path / "report.html").read_text()
+
+    text = page_with()
     assert 'data-value="0.61"' in text
     assert 'data-value="0.13"' in text
+    for other in ({"preset": "full"}, {"settings": {**seedless, "k": 5}}, {"data": "folder:a"}, {"dataset": "mnist"}):
+        text = page_with(**other)
+        assert 'data-value="0.61"' not in text
+        assert 'data-value="0.13"' not in text
+
+
+def test_each_table_is_of_one_data_set_and_the_command_names_that_of_ones_own(runs: Path, tmp_path: Path) -> None:
+    path = runs / "mnist_top_k" / "config.json"
+    own = {"dataset": "four", "data": "folder:my pictures/four", "data_fingerprint": "0123456789abcdef"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **own}))
+    CliRunner().invoke(app, ["report", f"--runs={runs}", f"--output={tmp_path / 'report.html'}"])
+    text = (tmp_path / "report.html").read_text()
+    assert '<span class="soft">digits (embedded data)</span>' in text
+    tables = re.findall(r'id="table-(\w+)">.*?<tbody>(.*?)</tbody>', text, re.DOTALL)
+    assert [(key, re.findall(r'data-name="(\w+)"', body)) for key, body in tables] == [
+        ("mnist", ["mnist_kl", "raw"]),
+        ("mnist_2", ["mnist_k_sparse", "raw"]),
+        ("mnist_3", ["mnist_top_k", "raw"]),
+        ("segmentation", ["pedestrian_unet", "background"]),
+    ]
+    assert "folder:my pictures/four (files 01234567)" in text
+    assert "train mnist_top_k --preset quick --data &#39;folder:my pictures/four&#39; --set k=30" in text
+
+
+def test_a_model_that_has_seen_more_is_compared_where_it_is_scored() -> None:
+    names = ["penn_fudan", "penn_fudan_pretrained", "penn_fudan_fold_0_pretrained"]
+    data = [Trained("", "", "", {"dataset": name, "data_source": "real"}, {}, {}, [], []).data for name in names]
+    assert data == ["penn_fudan (real data)", "penn_fudan (real data)", "penn_fudan_fold_0 (real data)"]
 
 
 def test_no_runs_is_an_error_that_says_so(tmp_path: Path) -> None:
@@ -148,7 +183,11 @@ def order_in_browser(page: Path, fragment: str) -> list[str]:
     return re.findall(r'data-name="([^"]+)"', body.group(1))
 
 
-def test_a_browser_sorts_the_table_with_missing_values_last(page: Path) -> None:
+def test_a_browser_sorts_the_table_with_missing_values_last(runs: Path, tmp_path: Path) -> None:
+    path = runs / "mnist_kl" / "config.json"
+    path.write_text(path.read_text().replace('"embedded"', '"real"'))  # all three in one table
+    page = tmp_path / "report.html"
+    CliRunner().invoke(app, ["report", f"--runs={runs}", f"--output={page}"])
     assert order_in_browser(page, "") == ["mnist_kl", "mnist_k_sparse", "mnist_top_k", "raw"]
     assert order_in_browser(page, "#sort=mnist,probe_error") == ["mnist_k_sparse", "mnist_top_k", "mnist_kl", "raw"]
     assert order_in_browser(page, "#sort=mnist,explained_variance,descending") == [

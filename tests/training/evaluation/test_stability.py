@@ -47,6 +47,10 @@ def test_seeds_are_trained_and_matched_beside_untrained_ones(tmp_path: Path, dig
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["seed-0", "seed-1", "seed-2", "stability.json"]
     written = json.loads((tmp_path / "stability.json").read_text())
     assert (written["seeds"], written["scores"]) == ([0, 1, 2], scores)
+    run = json.loads((tmp_path / "seed-0" / "config.json").read_text())
+    assert {**written["settings"], "seed": 0} == run["settings"]
+    for key in ("experiment", "preset", "dataset", "data_source"):
+        assert written[key] == run[key]
 
 
 @pytest.mark.parametrize(("name", "settings"), [("mnist_neural", {}), ("mnist_k_sparse", {"start": "strokes"})])
