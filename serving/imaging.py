@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from pycocotools import mask as coco
 
-from serving.errors import InvalidPictureError
+from serving.errors import InvalidInputError, InvalidPictureError
 
 Picture = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
@@ -35,6 +35,9 @@ _READERS: tuple[tuple[bytes, int, type[ImageFile.ImageFile]], ...] = (
 
 # What Pillow's readers raise on bytes that are not what their first ones promise.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, ArithmeticError)
+
+# Of libpng, within OpenCV and within most who would read it: PNG_USER_WIDTH_MAX and PNG_USER_HEIGHT_MAX.
+_LONGEST_PNG_SIDE = 1_000_000
 
 _ORIENTATION_TAG = 0x0112
 _TURNS = {
@@ -97,7 +100,7 @@ def decode(data: bytes, max_pixels: int) -> Picture:
     Raises:
         InvalidPictureError: unknown format, broken or truncated data, or too many pixels.
     """
-    image = _open(data)
+    image = _open(data, max_pixels)
     width, height = image.size
     if width < 1 or height < 1:
         raise InvalidPictureError(f"a picture has at least one pixel. Received: {width} x {height}")
@@ -113,11 +116,14 @@ def decode(data: bytes, max_pixels: int) -> Picture:
         raise InvalidPictureError(f"the {image.format} picture is truncated or broken: {error}") from error
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     for magic, offset, reader in _READERS:
         if data.startswith(magic, offset):
             try:
                 return reader(io.BytesIO(data))
+            except Image.DecompressionBombError as error:
+                # WebP's decoder takes memory for all pixels as it opens, so Pillow has looked at the size before us.
+                raise InvalidPictureError(f"a picture has at most {max_pixels} pixels. Received: {error}") from error
             except _BROKEN as error:
                 raise InvalidPictureError(f"the {reader.format} picture is truncated or broken: {error}") from error
     came = f"{len(data)} bytes that begin with {data[:8]!r}" if data else "no bytes"
@@ -240,9 +246,17 @@ def encode_mask(probabilities: Probabilities, mask: BoolMask, form: MaskFormat) 
             COCO_RLE: COCO's compressed counts, as pycocotools reads them with size [H, W];
             PACKED_BITS: ``numpy.packbits(mask, axis=1)``, each row padded to whole bytes;
             PROBABILITIES: float32 little-endian, row by row.
+
+    Raises:
+        InvalidInputError: the format cannot hold a mask of this size.
     """
     match form:
         case MaskFormat.PNG:
+            if max(mask.shape) > _LONGEST_PNG_SIDE:
+                raise InvalidInputError(
+                    f"a mask as PNG has sides of at most {_LONGEST_PNG_SIDE} pixels: ask for another format, or for the"
+                    f" mask at the model's size. Received: {mask.shape[0]} x {mask.shape[1]}"
+                )
             # Level 1: on masks it is a few percent larger than the default and several times faster.
             _, png = cv2.imencode(".png", mask.view(np.uint8) * np.uint8(255), [cv2.IMWRITE_PNG_COMPRESSION, 1])
             return png.tobytes()

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 from pycocotools import mask as coco
 
 from serving import imaging
-from serving.errors import InvalidPictureError
+from serving.errors import InvalidInputError, InvalidPictureError
 from serving.imaging import MaskFormat
 
 LIMIT = 1_000_000
@@ -174,6 +174,14 @@ class TestDecode:
         with pytest.raises(InvalidPictureError, match="60000 x 60000 = 3600000000"):
             imaging.decode(bytes(data), LIMIT)
 
+    def test_a_webp_beyond_pillows_own_limit_is_refused_like_any_other(self) -> None:
+        # 16384 x 16384 in the header of a lossless WebP, fourteen bits each.
+        data = bytearray(_save(np.zeros((1, 1, 3), np.uint8), "WEBP", lossless=True))
+        assert data[12:16] == b"VP8L"
+        data[21:25] = (2**28 - 1).to_bytes(4, "little")
+        with pytest.raises(InvalidPictureError, match=r"at most 1000000 pixels\. Received: .*268435456 pixels"):
+            imaging.decode(bytes(data), LIMIT)
+
 
 class TestResize:
     def test_the_same_size_is_not_resampled(self) -> None:
@@ -243,6 +251,15 @@ class TestMask:
         np.testing.assert_array_equal(np.unpackbits(bits, axis=1, count=width), mask)
         floats = np.frombuffer(form[MaskFormat.PROBABILITIES], "<f4").reshape(height, width)
         np.testing.assert_array_equal(floats, probabilities)
+
+    def test_a_side_that_png_does_not_hold_is_refused_and_other_formats_hold_it(self) -> None:
+        mask = np.ones((1, 1_000_001), np.bool_)
+        probabilities = np.ones(mask.shape, np.float32)
+        with pytest.raises(InvalidInputError, match=r"sides of at most 1000000 pixels.*Received: 1 x 1000001"):
+            imaging.encode_mask(probabilities, mask, MaskFormat.PNG)
+        assert len(imaging.encode_mask(probabilities, mask, MaskFormat.PACKED_BITS)) == 125_001
+        longest = imaging.encode_mask(probabilities[:, 1:], mask[:, 1:], MaskFormat.PNG)
+        assert Image.open(io.BytesIO(longest)).size == (1_000_000, 1)
 
     def test_grey_follows_luminance(self) -> None:
         grey = imaging.to_grey(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]], np.uint8))

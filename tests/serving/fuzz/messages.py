@@ -1,5 +1,6 @@
 """Messages that no client would send: valid ones changed, made-up ones of the right type, and plain noise."""
 
+import io
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, ServiceDescr
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from PIL import Image
 
 from serving.pb.open_inference import grpc_service_pb2 as oip
 from serving.pb.sparsewalk.v1 import encoder_pb2 as native
@@ -72,14 +74,15 @@ def methods() -> list[Method]:
 
 
 def valid(kind: type[Message]) -> list[Message]:
-    """Messages of a type that the server answers with OK, to start from."""
+    """Messages of a type to start from: such as the server answers with OK, and pictures at its limits."""
     rows = np.linspace(0, 1, 2 * 784, dtype=np.float32).reshape(2, 784)
     picture = np.arange(32 * 64 * 3, dtype=np.uint8).reshape(32, 64, 3)
     codes = rows[:, :4]
     of: dict[type[Message], list[Message]] = {
-        native.SegmentRequest: [_segment(picture)],
+        native.SegmentRequest: [_segment(picture), *map(_segment, _files())],
         native.SegmentStreamRequest: [native.SegmentStreamRequest(frame=7, request=_segment(picture))],
         native.EncodeRequest: [
+            native.EncodeRequest(model={"name": "digits"}, picture={"encoded": _files()[0]}),
             native.EncodeRequest(model={"name": "digits"}, picture={"tensor": _tensor(rows)}),
             native.EncodeRequest(
                 model={"name": "halves"}, picture={"tensor": _tensor(rows)}, form=native.ENCODING_FORM_SPARSE, top=2
@@ -114,8 +117,27 @@ def valid(kind: type[Message]) -> list[Message]:
     return of.get(kind, [kind()])
 
 
-def _segment(picture: np.ndarray) -> native.SegmentRequest:
-    return native.SegmentRequest(model={"name": "red"}, picture={"tensor": _tensor(picture)}, threshold=0.5, priority=2)
+def _segment(picture: np.ndarray | bytes) -> native.SegmentRequest:
+    source = {"encoded": picture} if isinstance(picture, bytes) else {"tensor": _tensor(picture)}
+    return native.SegmentRequest(model={"name": "red"}, picture=source, threshold=0.5, priority=2)
+
+
+def _files() -> list[bytes]:
+    """A picture in each form that is read, and two that are small files of large pictures."""
+    files = []
+    for form, size in (
+        ("JPEG", (16, 8)),
+        ("PNG", (16, 8)),
+        ("BMP", (16, 8)),
+        ("WEBP", (16, 8)),
+        ("PNG", (1, 1_000_001)),
+    ):
+        buffer = io.BytesIO()
+        Image.new("L", size, 100).save(buffer, format=form, **({"lossless": True} if form == "WEBP" else {}))
+        files.append(buffer.getvalue())
+    webp = bytearray(files[3])
+    webp[21:25] = (2**28 - 1).to_bytes(4, "little")  # 16384 x 16384
+    return [*files, bytes(webp)]
 
 
 def _tensor(array: np.ndarray) -> native.Tensor:
