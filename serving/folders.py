@@ -71,6 +71,17 @@ def _is_folder(path: Path) -> bool:
         raise RepositoryError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def is_gone(folder: Path) -> bool:
+    """Whether there is no such folder; where that cannot be told, it is taken to be there."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def fingerprint(folder: Path) -> str:
     """Changes whenever one of the two files does; a file that is missing is a change too."""
     parts = []

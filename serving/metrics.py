@@ -5,7 +5,7 @@ start at 100 microseconds, since that is where a small encoder lives. One proces
 metrics.golden.txt`` holds the names, for whoever draws or alerts on them.
 
 Label values are bounded: models and versions are those loaded, methods those of the services, and a name that a
-client made up is counted under ``unknown``.
+client made up is counted under ``unknown``. What a version measured goes with it when it is unloaded.
 """
 
 import platform
@@ -133,6 +133,22 @@ class Metrics:
             labels=labels,
         )
 
+    def drop(self, model: str, version: int) -> None:
+        """Forgets what a version has measured that is served no more; that it is not ready stays until ``forget``."""
+        labels = (model, str(version))
+        self._phases.drop(labels)
+        self._batches.drop(labels)
+        self._counters = {key: counter for key, counter in list(self._counters.items()) if key[:2] != labels}
+        named = dict(zip(_MODEL, labels, strict=True))
+        gauges = (self._depth, self._load, self._warm_up, self._provider)
+        for metric in (*gauges, self._padding, self._requests, self._refusals):
+            metric.remove_by_labels(named)
+
+    def forget(self, model: str, version: int) -> None:
+        """Forgets a version that is gone, so that models which are trained on and on do not fill the page."""
+        self.drop(model, version)
+        self._ready.remove(model, str(version))
+
     def count(self, model: str, version: str, method: str, code: str) -> None:
         """Counts one answered request. Model and version must be known ones, or ``UNKNOWN``."""
         key = (model, version, method, code)
@@ -228,8 +244,12 @@ class _Histograms(Collector):
         registry.register(self)
 
     def of(self, labels: tuple[str, str]) -> Bins:
-        """Those of one model version, the same for as long as the server runs."""
+        """Those of one model version, the same until they are dropped."""
         return self._bins.setdefault(labels, Bins([bounds for _, bounds in self._kinds.values()]))
+
+    def drop(self, labels: tuple[str, str]) -> None:
+        """Forgets those of one model version."""
+        self._bins.pop(labels, None)
 
     def collect(self) -> Iterator[Metric]:
         """All of them, now."""

@@ -25,7 +25,7 @@ from serving import memory, model_settings
 from serving.backend import Runtime
 from serving.changes import Changes, Order, Override
 from serving.errors import LoadError, RepositoryError, StartError, UnavailableError
-from serving.folders import find_models, find_versions, fingerprint
+from serving.folders import find_models, find_versions, fingerprint, is_gone
 from serving.metrics import Metrics
 from serving.model_settings import Limits, ModelSettings, VersionPolicy
 from serving.opening import Opener
@@ -102,6 +102,7 @@ class ModelRepository(Shelf):
         self._root = root
         self._limits = limits
         self._policy = policy
+        self._metrics = metrics
         self._opener = Opener(runtime, metrics, tracer)
         self._retire_seconds = retire_seconds
         self._on_change = on_change
@@ -227,9 +228,9 @@ class ModelRepository(Shelf):
                 self._on_change(plan.name, True)
             for version, servable in [*before.items(), *plan.fresh.items()]:
                 if plan.versions.get(version) is not servable:
-                    self._retire(
-                        servable, "replaced" if version in plan.versions else "not wanted by the version policy"
-                    )
+                    why = "replaced" if version in plan.versions else "not wanted by the version policy"
+                    self._retire(servable, why)
+            self._forget_gone(plan.name)
 
     def discard(self, plan: Plan) -> None:
         """Drops what was prepared; what is served stays as it is."""
@@ -298,8 +299,17 @@ class ModelRepository(Shelf):
         memory.give_back()
         if not replaced:
             servable.metrics.closed()
+            self._metrics.drop(*key)
             self._note(*key, State.UNAVAILABLE, why)
         _log.info("closed %s/%d: %s", *key, why)
+
+    def _forget_gone(self, name: str) -> None:
+        """Tells no more of versions whose folder is gone, unless no version is left: that somebody may want to know."""
+        for (model, version), status in list(self._statuses.items()):
+            gone = model == name in self._models and status.state is State.UNAVAILABLE
+            if gone and is_gone(self._root / name / str(version)):
+                del self._statuses[name, version]
+                self._metrics.forget(name, version)
 
     def _serves(self, name: str, version: int) -> bool:
         return name in self._models and version in self._models[name].versions
@@ -330,6 +340,8 @@ class ModelRepository(Shelf):
             return self._opener.open(self._root / name / str(version), limits, stop)
         except Exception as error:
             # The old one of the same number goes on; its status tells what is wrong with the new.
+            if not serves:
+                self._metrics.drop(name, version)
             self._note(name, version, State.READY if serves else State.UNAVAILABLE, str(error), broken=True)
             raise
 

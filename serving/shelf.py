@@ -199,5 +199,9 @@ class Shelf:
         return []
 
     def statuses(self) -> list[Status]:
-        """What has become of each model version that was ever to be served, by name and version."""
-        return [self._statuses[key] for key in sorted(self._statuses)]
+        """What has become of each model version that was ever to be served, by name and version.
+
+        Those whose folder is gone are left out while the model has others.
+        """
+        statuses = dict(self._statuses)
+        return [statuses[key] for key in sorted(statuses)]

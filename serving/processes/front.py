@@ -196,7 +196,7 @@ class RemoteRepository(Shelf):
             if serves.get(key) is not servable:
                 servable.retire(self._retire_seconds)
                 if key not in serves:
-                    servable.metrics.closed()
+                    self._metrics.forget(*key)
 
     def _on_lost(self, link: Link) -> None:
         with self._changed:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from serving.backend import CPU, Runtime
 from serving.call import Call
 from serving.changes import Override, poll
 from serving.errors import LoadError, NotFoundError, UnavailableError
+from serving.metrics import Metrics
+from serving.model_settings import Limits, VersionPolicy
 from serving.repository import ModelRepository, Plan
 from serving.shelf import State
 from tests.serving.repository.asking import ROW, Build, Make, configure, served, states
@@ -230,6 +233,50 @@ class TestReload:
         repository.configure({"red": Override(None, {}), "digits": Override(None, {})})
         repository.refresh()
         assert served(repository) == {"digits": [1], "red": [1]}
+
+    def test_versions_that_come_and_go_leave_nothing_on_the_page_of_metrics(self, tmp_path: Path, build: Build) -> None:
+        """Nor in the index, when their folders are gone."""
+        metrics = Metrics(version="0", runtime_version="0")
+        repository = ModelRepository(
+            tmp_path, Runtime(CPU, 1, required=True), Limits(8, 8), metrics, policy=VersionPolicy.parse("latest:1")
+        )
+
+        def told_of() -> dict[str, set[str]]:
+            """Version -> names of what the page tells of it."""
+            found: dict[str, set[str]] = {}
+            for family in metrics.families():
+                for sample in family.samples:
+                    if "version" in sample.labels and "model" in sample.labels:
+                        found.setdefault(sample.labels["version"], set()).add(family.name)
+            return found
+
+        build(tmp_path, "digits", 1)
+        repository.load()
+        for version in (1, 2, 3):
+            name = str(version)
+            repository.get("digits").infer({"image": ROW}, ("encoding",), Call())
+            metrics.count("digits", name, "Encode", "OK")
+            metrics.refused("digits", name, "invalid_input")
+            assert len(told_of()[name]) > 10
+            build(tmp_path, "digits", version + 1)
+            repository.load_model("digits")
+            # Its folder is there: the index tells of it, and the page that it is not ready.
+            assert told_of()[name] == {"sparsewalk_model_ready"}
+            shutil.rmtree(tmp_path / "digits" / name)
+        (tmp_path / "digits" / "5").mkdir()
+        with pytest.raises(LoadError):
+            repository.load_model("digits")
+        (tmp_path / "digits" / "5").rmdir()
+        repository.refresh()
+        assert list(states(repository)) == [("digits", 4)]
+        assert set(told_of()) == {"4"}
+        # Of a model of which nothing is left, both tell on.
+        shutil.rmtree(tmp_path / "digits")
+        build(tmp_path, "red")
+        repository.refresh()
+        assert states(repository)["digits", 4] is State.UNAVAILABLE
+        assert told_of()["4"] == {"sparsewalk_model_ready"}
+        repository.close()
 
     def test_those_who_watch_are_told(self, tmp_path: Path, build: Build, make: Make) -> None:
         build(tmp_path, "digits")
