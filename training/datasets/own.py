@@ -67,6 +67,8 @@ def load_scenes(choice: str) -> PedestrianData:
     kind, path = _split(choice)
     scenes, files = _folder_scenes(path) if kind == "folder" else _coco_scenes(path)
     train, test = _halves(scenes, 1, path)
+    if not any(scene.mask.any() for scene in train):
+        raise DataError(f"{path}: expected persons in the pictures to train on. Received: none in any of {len(train)}")
     return PedestrianData(f"{kind}:{path.name}", "real", train, test, f"{kind}:{path}", _fingerprint(files))
 
 

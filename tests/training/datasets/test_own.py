@@ -73,18 +73,20 @@ def test_a_mask_without_a_picture_is_a_fault(scenes: Path) -> None:
 
 def coco(folder: Path, **changes: object) -> str:
     rng = np.random.default_rng(0)
-    for name in ("a.png", "b.png"):
+    for name in ("a.png", "b.png", "c.png"):
         write(folder / "images" / name, rng.integers(0, 256, (20, 30, 3), np.uint8))
     run_length = coco_mask.encode(np.asfortranarray(np.pad(np.ones((4, 6), np.uint8), ((1, 15), (2, 22)))))
     run_length["counts"] = run_length["counts"].decode()
     content = {
         "images": [{"id": 5, "file_name": "b.png", "height": 20, "width": 30},
-                   {"id": 6, "file_name": "a.png", "height": 20, "width": 30}],
+                   {"id": 6, "file_name": "c.png", "height": 20, "width": 30},
+                   {"id": 7, "file_name": "a.png", "height": 20, "width": 30}],
         "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "car"}],
         "annotations": [
             {"id": 1, "image_id": 5, "category_id": 1, "iscrowd": 0, "segmentation": [[3, 3, 9, 3, 9, 12, 3, 12]]},
             {"id": 2, "image_id": 5, "category_id": 1, "iscrowd": 0, "segmentation": run_length},
             {"id": 3, "image_id": 6, "category_id": 2, "iscrowd": 0, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]},
+            {"id": 4, "image_id": 7, "category_id": 1, "iscrowd": 0, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]},
         ],
         **changes,
     }  # fmt: skip
@@ -94,8 +96,8 @@ def coco(folder: Path, **changes: object) -> str:
 
 def test_coco_annotations_of_persons_become_instances(tmp_path: Path) -> None:
     data = load_scenes(coco(tmp_path))
-    assert [scene.name for scene in (*data.train, *data.test)] == ["a.png", "b.png"]
-    assert not data.train[0].mask.any()  # a car is no person
+    assert [scene.name for scene in (*data.train, *data.test)] == ["a.png", "c.png", "b.png"]
+    assert not data.train[1].mask.any()  # a car is no person
     assert np.unique(data.test[0].instances).tolist() == [0, 1, 2]
     np.testing.assert_array_equal(data.test[0].instances[1:5, 2:8], 2)
 
@@ -106,7 +108,7 @@ def test_where_no_category_is_a_person_it_is_said_that_all_count(
     load_scenes(coco(tmp_path))
     assert not caplog.messages
     data = load_scenes(coco(tmp_path, categories=[{"id": 1, "name": "People"}, {"id": 2, "name": "car"}]))
-    assert data.train[0].mask.any()
+    assert data.train[1].mask.any()
     assert any(
         message.endswith("no category is named person or pedestrian; all of these count: People, car")
         for message in caplog.messages
@@ -132,6 +134,10 @@ SMALLER = {"size": [14, 14], "counts": [50, 20, 126]}
         (
             {"images": [IMAGE, {**IMAGE, "file_name": "b.png"}]},
             "2 of 2 are at fault:\n  a.png: expected an id of its own. Received: 1, .*\n  b.png: ",
+        ),
+        (
+            {"categories": [{"id": 3, "name": "person"}]},
+            "expected persons in the pictures to train on. Received: none in any of 2",
         ),
         ({"categories": [{"id": 1, "name": 5}]}, "every category has .* names as text.*Received: .*5"),
         (

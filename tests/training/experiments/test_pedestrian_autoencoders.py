@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,16 @@ def test_a_net_that_is_stuck_is_drawn_again_and_one_that_learns_is_not(
         again.append(np.concatenate([weight.ravel() for weight in model.decoder.get_weights()]))
     np.testing.assert_array_equal(again[0], again[1])
     assert not np.array_equal(again[0], again[2])
+
+
+def test_a_net_whose_masks_are_all_empty_is_not_stuck(street_data: PedestrianData) -> None:
+    empty = tuple(dataclasses.replace(scene, instances=np.zeros_like(scene.instances)) for scene in street_data.train)
+    experiment = EXPERIMENTS["pedestrian_plain"].with_settings({"redraw_after": "1"})
+    model, optimizer = experiment.build(), experiment.optimizer()
+    before = model.get_weights()
+    data = dataclasses.replace(street_data, train=empty)
+    experiment.redraw_if_stuck(model, ("encoder", "decoder"), optimizer, data, 1)
+    assert all(map(np.array_equal, before, model.get_weights()))
 
 
 def test_a_net_that_is_better_than_the_bound_keeps_its_weights(

@@ -136,6 +136,8 @@ class PedestrianAutoencoder(PedestrianExperiment):
             return
         plain = dataclasses.replace(self, augment=False, batch_size=len(data.train))
         ((picture, mask),) = plain.batches(data, 0)
+        if tf.reduce_min(mask) == tf.reduce_max(mask):  # of small persons nothing may be left; constant is right, then
+            return
         logits = model(picture)
         loss = float(binary_crossentropy(mask, logits) + squared_error(mask, logits))
         constant = float(constant_loss(mask))
