@@ -29,9 +29,9 @@ from serving.video import launch
 from serving.video.cluster_tasks import Masked, Segmenter, Span, decode, pack, unpack, write_shard
 from serving.video.decisions import made_with, select
 from serving.video.engines import Identity
-from serving.video.errors import ExitCode, FaultError, InputError, JobError, StoppedError
-from serving.video.job import Outcome, conclude, finish
-from serving.video.opening import open_reader
+from serving.video.errors import FaultError, InputError, JobError, StoppedError
+from serving.video.job import Outcome, already, conclude, finish
+from serving.video.opening import open_reader, settle
 from serving.video.progress import Display, Meter
 from serving.video.reading import Anchor, Clip, Note
 from serving.video.settings import Settings
@@ -210,11 +210,12 @@ class _Input:
     def open(self, identity: Identity) -> Outcome | None:
         """Looks what there is, and what is missing."""
         settings, source = self.settings, self.source
+        source = self.source = settle(source, select(settings))
         if source.kind is Kind.STREAM:
             raise InputError(f"{public(source.address)}: a stream is read by --engine local")
         made = made_with(source, settings, identity)
         if self.store.open(made, resume=settings.resume, overwrite=settings.overwrite):
-            return Outcome(source.name, ExitCode.DONE, f"{self.store.final}: was whole already")
+            return already(source, self.store)
         self.clip = self.store.clip
         if self.store.ending is None:
             self.clip = open_reader(source, select(settings)).clip

@@ -8,7 +8,7 @@ from serving.video.engines import Identity
 from serving.video.errors import InputError
 from serving.video.reading import Selection
 from serving.video.settings import Settings
-from serving.video.sources import PICTURES, Kind, Source, public
+from serving.video.sources import PICTURES, Kind, Source, is_web, public
 
 
 def select(settings: Settings) -> Selection:
@@ -52,6 +52,8 @@ def made_with(source: Source, settings: Settings, identity: Identity) -> dict[st
 def _fingerprint(source: Source) -> str:
     if source.kind is Kind.STREAM:
         return public(source.address)
+    if is_web(source.address):
+        return f"{public(source.address)} ({source.size} bytes)"
     path = Path(source.address.removeprefix("file://")).absolute()
     try:
         if source.kind is Kind.VIDEO:

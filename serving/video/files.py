@@ -1,7 +1,7 @@
-"""Readers of what lies on disk: video files and folders of pictures."""
+"""Readers of what can be read again: videos, on disk or behind http(s), and folders of pictures."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import av
 from serving import imaging
 from serving.errors import InvalidPictureError
 from serving.imaging import Picture
+from serving.video.containers import lost, open_container
 from serving.video.errors import InputError
 from serving.video.planes import Colours
 from serving.video.reading import Anchor, Clip, Frame, Normaliser, Note, Selection
-from serving.video.sources import PICTURES, natural
+from serving.video.sources import PICTURES, is_web, natural, public
 
 # Demuxers that take any text or single picture for a video.
 _NO_VIDEOS = frozenset({"tty", "image2", "png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "gif_pipe", "svg_pipe"})
@@ -25,26 +26,27 @@ class VideoReader:
     """A video file.
 
     Args:
-        path: of the file.
+        address: path or URL.
         selection: which frames.
 
     Raises:
-        InputError: see ``open_reader``.
+        JobError: see ``open_reader``.
     """
 
-    def __init__(self, path: str, selection: Selection) -> None:
-        self._path = path
+    def __init__(self, address: str, selection: Selection) -> None:
+        self._address = address
+        self._name = public(address)
         self._selection = selection
         self.tail: tuple[Note, ...] = ()
         with self._open() as container:
             stream = container.streams.video[0]
-            first = next(iter(_decoded(container, stream, [])), None)
+            first = next(self._decoded(container, stream, []), None)
             if first is None:
-                raise InputError(f"{path}: not one frame can be decoded")
+                raise InputError(f"{self._name}: not one frame can be decoded")
             try:
                 picture = Normaliser(selection).picture(first, [])
             except InputError as error:
-                raise InputError(f"{path}: {error}") from None
+                raise InputError(f"{self._name}: {error}") from None
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self._seconds = _duration(container, stream)
             announced = stream.frames or round((self._seconds or 0.0) * rate)
@@ -59,7 +61,7 @@ class VideoReader:
                 colours=Colours.of(first),
             )
 
-    def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
+    def frames(self, after: Anchor | None = None) -> Generator[Frame]:
         """See ``Reader``. Going on seeks to the key frame before, and checks that it came to the same frame."""
         if after is None:
             yield from self._read(-1, None)
@@ -88,7 +90,7 @@ class VideoReader:
                     container.seek(awaited.pts, stream=stream, backward=True, any_frame=False)
                 except av.FFmpegError as error:  # a damaged index
                     raise _LostAnchorError from error
-            for decoded in _decoded(container, stream, notes):
+            for decoded in self._decoded(container, stream, notes):
                 if awaited is not None:
                     if decoded.pts is None or decoded.pts > awaited.pts:
                         raise _LostAnchorError
@@ -115,21 +117,55 @@ class VideoReader:
             self.tail = tuple(notes)
 
     def _open(self) -> Any:
-        try:
-            container = av.open(self._path, options=self._selection.options)
-        except FileNotFoundError:
-            raise InputError(f"{self._path}: no such file or folder") from None
-        except av.FFmpegError as error:
-            raise InputError(f"{self._path}: no video that FFmpeg can read: {error.strerror}") from None
+        container = open_container(self._address, self._selection)
         name = container.format.name
         if name in _NO_VIDEOS or not container.streams.video:
             container.close()
             what = "no video, but a text or a picture" if name in _NO_VIDEOS else "there is no video stream in it"
-            raise InputError(f"{self._path}: {what} ({name})")
+            raise InputError(f"{self._name}: {what} ({name})")
         # With more threads, what a decoder makes of damaged parts differs from time to time, and a resumed run would
         # not be what an unbroken one is. There is work enough for the other cores.
         container.streams.video[0].codec_context.thread_count = 1
         return container
+
+    def _decoded(self, container: Any, stream: Any, notes: list[Note]) -> Iterator[Any]:
+        """Every frame that can be decoded; damaged parts are noted and stepped over."""
+        for packet in self._packets(container, stream, notes):
+            if packet.is_corrupt:
+                notes.append(Note("a part that arrived damaged", loses=True))
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                notes.append(Note("a part that cannot be decoded", loses=True))
+                continue
+            for frame in frames:
+                if frame.is_corrupt:
+                    notes.append(Note("a frame with damaged parts", loses=True))
+                yield frame
+
+    def _packets(self, container: Any, stream: Any, notes: list[Note]) -> Iterator[Any]:
+        """The packets up to the end, or to where a file breaks off.
+
+        Of a web server each waits for the next: one that a lost line cut short comes just before the error.
+        """
+        remote = is_web(self._address)
+        packets = container.demux(stream)
+        held: Any = None
+        try:
+            for packet in packets:
+                if not remote:
+                    yield packet
+                    continue
+                if held is not None:
+                    yield held
+                held = packet
+        except av.FFmpegError as error:
+            if remote:
+                raise lost(self._address, error) from None
+            notes.append(Note(f"the file breaks off: {error.strerror}", loses=True))
+            return
+        if held is not None:
+            yield held
 
     def _shortfall(self, clock: "_Clock") -> list[Note]:
         """A file that ends before its header says, by more than rounding.
@@ -167,7 +203,7 @@ class FolderReader:
         count = selection.count(len(self._paths), len(self._paths) / selection.fps)
         self.clip = Clip(width, height, 1 / rate, rate, Fraction(1), count, sound=False, colours=Colours())
 
-    def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
+    def frames(self, after: Anchor | None = None) -> Generator[Frame]:
         """See ``Reader``. A picture that cannot be read is noted and left out; its number stays free."""
         normaliser = Normaliser(self._selection, self.clip)
         notes: list[Note] = []
@@ -228,30 +264,6 @@ class _Clock:
 
     def seconds(self, pts: int) -> float:
         return float((pts - self._origin) * self._base)
-
-
-def _decoded(container: Any, stream: Any, notes: list[Note]) -> Iterator[Any]:
-    """Every frame that can be decoded; damaged parts are noted and stepped over."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.FFmpegError as error:
-            notes.append(Note(f"the file breaks off: {error.strerror}", loses=True))
-            return
-        if packet.is_corrupt:
-            notes.append(Note("a part that arrived damaged", loses=True))
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            notes.append(Note("a part that cannot be decoded", loses=True))
-            continue
-        for frame in frames:
-            if frame.is_corrupt:
-                notes.append(Note("a frame with damaged parts", loses=True))
-            yield frame
 
 
 def _duration(container: Any, stream: Any) -> float | None:

@@ -78,14 +78,14 @@ class FilmPart:
             self._container.close()
 
 
-def join(parts: Sequence[Path], path: Path, clip: Clip, sound_of: str | None) -> None:
+def join(parts: Sequence[Path], path: Path, clip: Clip, open_sound: Callable[[], Any] | None) -> None:
     """Joins the films of all shards; the first frame is at 0 seconds.
 
     Args:
         parts: of the shards, in order.
         path: of the film, ``.mp4``.
         clip: of the input.
-        sound_of: the input whose sound is to be kept; None: no sound.
+        open_sound: opens the container of the input whose sound is to be kept; None: no sound.
     """
     start, _ = _span(parts[0])
     _, last = _span(parts[-1])
@@ -94,11 +94,12 @@ def join(parts: Sequence[Path], path: Path, clip: Clip, sound_of: str | None) ->
         with av.open(str(parts[0])) as first:
             stream = film.add_stream_from_template(first.streams.video[0])
         pictures = _pictures(parts, stream, start, clip.rate)
-        if sound_of is None:
+        if open_sound is None:
             for _, packet in pictures:
                 film.mux(packet)
             return
-        with _Sound(sound_of, film, float(start)) as sound:
+        with open_sound() as container:
+            sound = _Sound(container, film, float(start))
             tones = sound.packets(float(last - start + 1 / clip.rate))
             for _, packet in heapq.merge(pictures, tones, key=lambda pair: pair[0]):
                 film.mux(packet)
@@ -136,8 +137,8 @@ def _span(part: Path) -> tuple[Fraction, Fraction]:
 class _Sound:
     """The sound track of an input, for a film that begins ``start`` seconds later."""
 
-    def __init__(self, address: str, film: Any, start: float) -> None:
-        self._container = av.open(address)
+    def __init__(self, container: Any, film: Any, start: float) -> None:
+        self._container = container
         self._track: Any = self._container.streams.audio[0]
         self._start = start
         self._copies = self._track.codec_context.name in _MP4_SOUND
@@ -190,9 +191,3 @@ class _Sound:
                     yield float(packet.pts * packet.time_base), packet
         for packet in self._stream.encode(None):
             yield float(packet.pts * packet.time_base), packet
-
-    def __enter__(self) -> "_Sound":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._container.close()

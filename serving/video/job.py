@@ -11,7 +11,7 @@ import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ import av
 from serving.video.decisions import made_with, select
 from serving.video.engines import Engine, Pending
 from serving.video.errors import ExitCode, InputError, JobError, StoppedError, as_os_error, writing
-from serving.video.opening import open_reader
+from serving.video.opening import open_reader, settle
 from serving.video.outputs import Whole, chosen
 from serving.video.progress import Display, Meter
 from serving.video.reading import Anchor, Clip, Frame, Note, Reader
@@ -104,15 +104,17 @@ class Job:
         if self._stop.is_set():
             raise StoppedError("stopped before it began")
         with store:
+            source = settle(source, select(settings))
             made = made_with(source, settings, self._engine.identity)
             if store.open(made, resume=settings.resume, overwrite=settings.overwrite):
-                return Outcome(source.name, ExitCode.DONE, f"{store.final}: was whole already")
+                return already(source, store)
             clip = store.clip
-            recorded = source.kind is Kind.STREAM and clip is not None
-            if recorded and store.ending is None:
+            if source.kind is Kind.STREAM and store.ending is None and store.finished():
                 # The past of a stream cannot be read again: what was recorded of it is all there will be.
                 store.end(Ending(len(store.finished()), ((Note("the recording was interrupted", loses=True), 1),)))
             if store.ending is None:
+                if self._stop.is_set():
+                    raise StoppedError("stopped by a signal; run again with --resume")
                 reader = open_reader(source, select(settings), self._stop)
                 clip = reader.clip
                 store.keep_clip(clip)
@@ -141,9 +143,14 @@ class Job:
                         break
                 else:
                     shards = writer.end()
+                    notes = Counter(reader.tail)
+                    if reading.stopped:
+                        if not shards:
+                            raise StoppedError(f"{public(source.address)}: stopped by a signal before the first frame")
+                        notes[Note("the recording was stopped by a signal", loses=True)] = 1
                     if not shards:
                         raise InputError(f"{public(source.address)}: no frame between --start and --end")
-                    store.end(Ending(shards, tuple(Counter(reader.tail).items())))
+                    store.end(Ending(shards, tuple(notes.items())))
 
 
 class _Reading:
@@ -157,6 +164,9 @@ class _Reading:
         engine: gets the frames.
         meter: told of the work.
         stop: ends it.
+
+    Attributes:
+        stopped: whether that ended a stream; known when there are no more frames.
     """
 
     def __init__(
@@ -169,6 +179,7 @@ class _Reading:
         meter: Meter,
         stop: threading.Event,
     ) -> None:
+        self.stopped = False
         self._source = source
         self._reader = reader
         self._after = after
@@ -204,6 +215,8 @@ class _Reading:
             while not self._left.is_set():
                 if self._stop.is_set():
                     if self._source.kind is Kind.STREAM:
+                        self.stopped = True
+                        frames.close()
                         break
                     raise StoppedError("stopped by a signal; run again with --resume")
                 with self._meter.at("decode"):
@@ -246,21 +259,30 @@ def finish(source: Source, store: Store, clip: Clip, settings: Settings) -> Outc
     for record in records.values():
         notes.update(dict(record.notes))
     notes.update(dict(ending.notes))
-    told = tuple((note.text, count) for note, count in notes.items())
     frames = sum(record.frames for record in records.values())
-    readable = None if source.kind is Kind.STREAM else source.address
     try:
-        with store.whole() as folder:
+        with store.whole(notes) as folder:
             shards = [store.shard(number) for number in range(ending.shards)]
-            whole = Whole(shards, folder, clip, readable, source.name, settings, told)
+            whole = Whole(shards, folder, clip, source, settings, notes)
             for output in chosen(settings):
                 output.join(whole)
     except OSError as error:
         raise writing(error, error.filename or store.final) from error
     except av.FFmpegError as error:
         raise writing(as_os_error(error), store.final) from error
-    loses = any(note.loses for note in notes)
-    return Outcome(source.name, ExitCode.PARTIAL if loses else ExitCode.DONE, f"{store.final}: {frames} frames", told)
+    return _ended(source, notes, f"{store.final}: {frames} frames")
+
+
+def already(source: Source, store: Store) -> Outcome:
+    """What an earlier job made of an input, and how it ended then."""
+    notes = store.notes
+    how = "finished, but not whole" if any(note.loses for note in notes) else "whole"
+    return _ended(source, notes, f"{store.final}: was {how} already")
+
+
+def _ended(source: Source, notes: Mapping[Note, int], message: str) -> Outcome:
+    code = ExitCode.PARTIAL if any(note.loses for note in notes) else ExitCode.DONE
+    return Outcome(source.name, code, message, tuple((note.text, count) for note, count in notes.items()))
 
 
 def conclude(source: Source, work: Callable[[], Result]) -> Result | Outcome:

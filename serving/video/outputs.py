@@ -4,6 +4,7 @@ The rows of the table and a picture of its fullest frame are kept of every shard
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ import numpy.typing as npt
 
 from serving.imaging import BoolMask, Picture
 from serving.video import painting, planes, tables
+from serving.video.containers import open_container
+from serving.video.decisions import select
 from serving.video.errors import as_os_error, writing
 from serving.video.films import FilmPart, Paint, join
 from serving.video.planes import Planes
-from serving.video.reading import Clip, Frame
+from serving.video.reading import Clip, Frame, Note
 from serving.video.settings import Settings
+from serving.video.sources import Source
 from serving.video.tables import Row
 
 ROWS, SAMPLE = "rows.jsonl", "sample.jpg"
@@ -37,19 +41,17 @@ class Whole:
         shards: folders of all shards, in order.
         into: folder for the outputs.
         clip: of the input.
-        address: of the input; None where it cannot be read again.
-        name: of the input.
+        source: the input.
         settings: of the job.
-        notes: what was met in the input, and how often.
+        notes: what was met in the input, and how often; joining may add to it.
     """
 
     shards: Sequence[Path]
     into: Path
     clip: Clip
-    address: str | None
-    name: str
+    source: Source
     settings: Settings
-    notes: Sequence[tuple[str, int]]
+    notes: Counter[Note]
 
     def parts(self, name: str) -> list[Path]:
         """That file of every shard."""
@@ -217,8 +219,8 @@ def _film(name: str, paint: Callable[[Settings, Clip], Paint], sounds: bool) -> 
 
     def join_films(whole: Whole) -> None:
         keeps = sounds and whole.settings.sound and whole.clip.sound
-        sound_of = whole.address if keeps else None
-        join(whole.parts(f"{name}.nut"), whole.into / f"{name}.mp4", whole.clip, sound_of)
+        open_sound = partial(open_container, whole.source.address, select(whole.settings)) if keeps else None
+        join(whole.parts(f"{name}.nut"), whole.into / f"{name}.mp4", whole.clip, open_sound)
 
     return Output(part, join_films)
 

@@ -7,7 +7,7 @@ so that it is kept with that frame's shard.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -155,7 +155,7 @@ class Reader(Protocol):
     clip: Clip
     tail: tuple[Note, ...]
 
-    def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
+    def frames(self, after: Anchor | None = None) -> Generator[Frame]:
         """The selected frames, in order; those after ``after``, which this input gave earlier.
 
         Raises:

@@ -77,8 +77,8 @@ class Settings(BaseSettings):
     )
 
     inputs: CliPositionalArg[Inputs] = Field(
-        description="videos, folders of pictures, globs, addresses (rtsp://, http://, ...), or @FILE with one of them a"
-        " line"
+        description="videos, folders of pictures, globs, addresses (https://, rtsp://, ...), or @FILE with one of them"
+        " a line"
     )
     output: Path = Field(description="folder for the results")
     outputs: Outputs = Field(
@@ -110,7 +110,9 @@ class Settings(BaseSettings):
     batch_size: PositiveInt = Field(8, description="most frames or tiles in one run of the model")
     parallel: PositiveInt = Field(2, description="inputs read at once; their frames share the model's batches")
     retry_seconds: NonNegativeFloat = Field(
-        300.0, description="how long to try again when the service or a stream is lost, before giving up"
+        300.0,
+        description="how long to try again when the service or a stream is lost, before giving up; a web"
+        " server at most for --timeout",
     )
     timeout: PositiveFloat = Field(10.0, description="seconds without an answer or a packet that count as a lost line")
     ray_address: str = Field("", description="of the Ray cluster; empty: the one around, or this machine alone")

@@ -11,12 +11,15 @@ from serving.video.errors import InputError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_WEB = ("http://", "https://")
+# Playlists of pieces; who writes the pieces may still be at it.
+_PLAYLISTS = (".m3u8", ".mpd")
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 _INDEX = "JOB_COMPLETION_INDEX"
 
 
 class Kind(Enum):
-    """How an input is read."""
+    """How an input is read: a stream but once, as it comes; the others again, from anywhere."""
 
     VIDEO = "video"
     FOLDER = "folder"
@@ -31,11 +34,13 @@ class Source:
         kind: how it is read.
         address: path or URL.
         name: of its results; unlike that of any other input.
+        size: bytes of a video behind http(s), once its server has been asked; see ``opening.settle``.
     """
 
     kind: Kind
     address: str
     name: str
+    size: int | None = None
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -56,7 +61,7 @@ def find(patterns: Iterable[str]) -> list[Source]:
     """
     addresses: list[str] = []
     for pattern in _lines(patterns):
-        if _ADDRESS.match(pattern) or Path(pattern).exists():
+        if has_scheme(pattern) or Path(pattern).exists():
             addresses.append(pattern)
             continue
         # Path.glob starts from a folder, and patterns may be absolute.
@@ -92,7 +97,17 @@ def part(sources: list[Source], count: int, environment: Mapping[str, str]) -> l
 
 def public(address: str) -> str:
     """An address without the password in it, for files and messages."""
-    return _CREDENTIALS.sub("//", address) if _ADDRESS.match(address) else address
+    return _CREDENTIALS.sub("//", address) if has_scheme(address) else address
+
+
+def has_scheme(address: str) -> bool:
+    """Whether it is a URL, not a path."""
+    return _ADDRESS.match(address) is not None
+
+
+def is_web(address: str) -> bool:
+    """Whether a web server gives it."""
+    return address.lower().startswith(_WEB)
 
 
 def _lines(patterns: Iterable[str]) -> Iterable[str]:
@@ -109,7 +124,10 @@ def _lines(patterns: Iterable[str]) -> Iterable[str]:
 
 
 def _kind(address: str) -> Kind:
-    if _ADDRESS.match(address) and not address.lower().startswith("file://"):
+    if is_web(address):
+        path = address.split("?")[0].split("#")[0].lower()
+        return Kind.STREAM if path.endswith(_PLAYLISTS) else Kind.VIDEO
+    if has_scheme(address) and not address.lower().startswith("file://"):
         return Kind.STREAM
     return Kind.FOLDER if Path(address).is_dir() else Kind.VIDEO
 
@@ -120,7 +138,7 @@ def _names(addresses: list[str]) -> list[str]:
     taken: set[str] = set()
     for address in addresses:
         # Neither do credentials and parameters become names of folders.
-        bare = public(address).split("?")[0] if _ADDRESS.match(address) else address
+        bare = public(address).split("?")[0] if has_scheme(address) else address
         path = Path(_ADDRESS.sub("", bare))
         stem = path.name if Path(address).is_dir() else path.stem
         stem = re.sub(r"[^\w.-]+", "_", stem).strip("._") or "input"

@@ -190,14 +190,24 @@ class Store:
         """Notes that the input has been read to its end."""
         self._write(self._work / _ENDED, {"shards": ending.shards, "notes": _notes_to_json(ending.notes)})
 
+    @property
+    def notes(self) -> dict[Note, int]:
+        """What was met in an input of which the outputs are there, and how often."""
+        return dict(_notes_from_json(json.loads((self.final / JOURNAL).read_text()).get("notes", [])))
+
     @contextmanager
-    def whole(self) -> Iterator[Path]:
-        """A folder for the joined outputs; it gets its final name when the block ends well, and the work goes."""
+    def whole(self, notes: Mapping[Note, int]) -> Iterator[Path]:
+        """A folder for the joined outputs; it gets its final name when the block ends well, and the work goes.
+
+        Args:
+            notes: what was met in the input up to the block's end, and how often; kept beside the outputs.
+        """
         folder = self._work / "whole"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         yield folder
-        shutil.copyfile(self._work / JOURNAL, folder / JOURNAL)
+        journal = json.loads((self._work / JOURNAL).read_text())
+        self._write(folder / JOURNAL, journal | {"notes": _notes_to_json(tuple(notes.items()))})
         folder.rename(self.final)
         self._clear()
 

@@ -1,4 +1,4 @@
-"""Frames from the network, until the sender ends it: a lost line is opened again, and time goes on meanwhile.
+"""Frames of what is live, until the sender ends it: a lost line is opened again, and time goes on meanwhile.
 
 Whatever lies in the past cannot be read again, so there is no going on after a frame. The sound is not kept.
 """
@@ -6,7 +6,7 @@ Whatever lies in the past cannot be read again, so there is no going on after a 
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class StreamReader:
-    """A network stream: RTSP, RTMP, UDP, HTTP and whatever else FFmpeg reads.
+    """A network stream: RTSP, RTMP, UDP, playlists (HLS, DASH), HTTP without a length and whatever else FFmpeg reads.
 
     The first frame is at 0 seconds. RTSP comes over TCP unless an input option says otherwise: over UDP lost packets
     show as smears.
@@ -60,7 +60,7 @@ class StreamReader:
             colours=Colours.of(self._first),
         )
 
-    def frames(self, after: Anchor | None = None) -> Iterator[Frame]:
+    def frames(self, after: Anchor | None = None) -> Generator[Frame]:
         """See ``Reader``; what was met is noted, and a line that stays lost ends the reading with a note."""
         if after is not None:
             raise InputError(f"{public(self._address)}: a stream cannot be read again from an earlier frame")

@@ -29,10 +29,10 @@ def write(whole: Whole) -> None:
         loader=PackageLoader("serving.video", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     page = environment.get_template("summary.html.j2").render(
-        name=whole.name,
+        name=whole.source.name,
         settings=whole.settings,
         clip=whole.clip,
-        notes=whole.notes,
+        notes=[(note.text, count) for note, count in whole.notes.items()],
         frames=len(times),
         seconds=float(times[-1] - times[0]) if len(times) else 0.0,
         mean_share=float(shares.mean()),
