@@ -89,7 +89,7 @@ def test_the_last_epochs_show_people_as_the_service_does(street_data: Pedestrian
         ("zoom", "1.0", r"zoom must be a smallest and a largest zoom above 0, as 0\.45,1\.35\. Received: 1\.0"),
         ("zoom", "1.3,0.5", r"Received: 1\.3,0\.5"),
         ("settled_zoom", "0,1", r"settled_zoom must be .* Received: 0\.0,1\.0"),
-        ("settled_rate", "0", r"settled_rate must be above 0\. Received: 0\.0"),
+        ("settled_rate", "0", r"settled_rate must be finite and above 0\. Received: 0\.0"),
     ],
 )
 def test_zooms_and_rates_that_are_none_are_refused(setting: str, value: str, message: str) -> None:
@@ -98,5 +98,5 @@ def test_zooms_and_rates_that_are_none_are_refused(setting: str, value: str, mes
 
 
 def test_something_must_come_before_the_last_epochs() -> None:
-    with pytest.raises(ExperimentError, match=r"settling must lie in 0\.\.1, 1 not included\. Received: 1\.0"):
+    with pytest.raises(ExperimentError, match=r"settling must lie in 0\.\.1, 1 excluded\. Received: 1\.0"):
         EXPERIMENTS["pedestrian_unet"].with_settings({"settling": "1"})
