@@ -196,11 +196,7 @@ class Settings(BaseSettings):
         description="file with the bearer tokens that are let in, one a line; read anew when it changes",
     )
     token_free: Names = Field(("grpc.health.v1.Health",), description="services, or service/Method, that need no token")
-    max_connections: PositiveInt = Field(
-        1000,
-        description="connections at once; further ones are closed at once. As many may watch the health; one more is"
-        " answered RESOURCE_EXHAUSTED",
-    )
+    max_connections: PositiveInt = Field(1000, description="connections and health watchers at once; more are refused")
     max_concurrent_streams: PositiveInt = Field(
         1000, description="requests and streams at once on one connection; further ones wait at their sender"
     )
