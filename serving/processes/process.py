@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from serving.errors import StartError
@@ -31,6 +32,7 @@ class Process:
     Attributes:
         link: to it.
         admitted_at: when it was let serve, by ``time.monotonic()``; None before that.
+        heard_at: when it was let serve or last answered, likewise.
         failure: why it cannot start, if it could tell.
         last_metrics: what it had measured when it ended, if it could tell.
         settled: set when it has loaded or ended.
@@ -52,6 +54,7 @@ class Process:
         self.seat = seat
         self.assigned_first = assigned_first
         self.admitted_at: float | None = None
+        self.heard_at = 0.0
         self.failure: StartError | None = None
         self.last_metrics: Families | None = None
         self.settled = threading.Event()
@@ -106,9 +109,15 @@ class Process:
                     front.link.tell("attach", descriptors=[one.fileno()])
                     engine.link.tell("attach", str(front.seat), descriptors=[two.fileno()])
 
+    def ask(self, what: str, *arguments: Any) -> "Future[Any]":
+        """As ``Link.call``, and notes when it answers."""
+        call = self.link.call(what, *arguments)
+        call.add_done_callback(self._note_answer)
+        return call
+
     def admit(self) -> None:
         """Lets it serve."""
-        self.admitted_at = time.monotonic()
+        self.heard_at = self.admitted_at = time.monotonic()
         self._may_open = True
         self._admitted.set()
 
@@ -136,6 +145,10 @@ class Process:
         self._on_loaded()
         self._admitted.wait()
         return self._may_open
+
+    def _note_answer(self, call: "Future[Any]") -> None:
+        del call
+        self.heard_at = time.monotonic()
 
     def _note_serving(self) -> None:
         self.serving = True

@@ -4,9 +4,9 @@ It has neither models nor gRPC. Processes are started as fresh interpreters, nev
 threads and locks that a fork would break.
 
 * Start: nobody is ready before all are. When one cannot start, none does, and the exit code is 1.
-* A process that ends unasked is replaced: at once after a long life, else after a pause that doubles up to half a
-  minute. The others serve meanwhile; it joins when it serves what they do. Where nobody is left and the seat cannot be
-  filled, the supervisor gives up with exit code 1, so that whoever watches over it knows.
+* A process that ends unasked, or hangs, is replaced: at once after a long life, else after a pause that doubles up to
+  half a minute. The others serve meanwhile; it joins when it serves what they do. Where nobody is left and the seat
+  cannot be filled, the supervisor gives up with exit code 1, so that whoever watches over it knows.
 * Stop: those that listen drain within the grace time, the engine after them. A second signal cuts that short.
 * When the supervisor itself is killed, its children find their links cut, drain and end.
 """
@@ -36,8 +36,10 @@ from serving.tally import Snapshot
 
 # How often the processes are asked for their metrics even if nobody reads the page.
 _LOOK_SECONDS = 5.0
-# What a process may take to tell them; one that takes longer is told of as before.
+# What a process may take to tell them, or statistics; one that takes longer is told of as before, or left out.
 _ANSWER_SECONDS = 5.0
+# One that answers nothing for so long is killed, and so replaced: it lives, but callers and changes wait for it.
+_SILENCE_SECONDS = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 # A process that was ready for this long is replaced at once.
 _LONG_LIFE = 60.0
@@ -82,7 +84,7 @@ class Supervisor:
         self._fleet = Fleet(lambda: [each.link for each in self._ready() if each.seat.role is not Role.FRONT])
         self._changes = Changes(self._fleet)
         self._filling = threading.Lock()
-        self._ledger = Ledger(self._ask_for_metrics)
+        self._ledger = Ledger(lambda: self._ask_all("metrics"))
         context = assembly.metrics_context(settings, assembly.read_certificates(settings))
         self._port = SharedPort(settings.host, settings.grpc_port)
         try:
@@ -259,25 +261,31 @@ class Supervisor:
 
     def _statistics(self, name: str, version: int) -> Snapshot:
         sums = Snapshot()
-        for call in [each.link.call("statistics", name, version) for each in self._ready()]:
-            if call.exception() is None and (snapshot := call.result()) is not None:
+        for snapshot in self._ask_all("statistics", name, version).values():
+            if snapshot is not None:
                 sums.merge(snapshot)
         return sums
 
-    def _ask_for_metrics(self) -> dict[str, Any]:
-        calls = {str(each): each.link.call("metrics") for each in self._ready()}
+    def _ask_all(self, what: str, *arguments: Any) -> dict[str, Any]:
+        """What those answer that do so in time, by process."""
+        calls = {str(each): each.ask(what, *arguments) for each in self._ready()}
         end = time.monotonic() + _ANSWER_SECONDS
         answers = {}
         for name, call in calls.items():
             try:
                 answers[name] = call.result(max(0.0, end - time.monotonic()))
             except Exception as error:
-                _log.debug("metrics of %s: %s", name, error)
+                _log.debug("%s of %s: %s", what, name, error)
         return answers
 
     def _look(self) -> None:
         while not self._stopping.wait(_LOOK_SECONDS):
             self._ledger.look()
+            for process in self._ready():
+                silence = time.monotonic() - process.heard_at
+                if silence > _SILENCE_SECONDS and not self._stopping.is_set():
+                    _log.error("%s has not answered for %.0f s and is killed", process, silence)
+                    process.kill()
 
     def _summary(self) -> str:
         held = self._fleet.held() or {}

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,40 @@ def test_a_worker_that_dies_is_replaced_while_the_others_serve(start: Start, dig
     ours = children(running.process.pid)
     running.process.kill()
     until(lambda: all(is_gone(pid) for pid in ours.values()))
+
+
+def test_a_worker_that_hangs_is_replaced_and_holds_up_no_change_for_ever(digits: Path) -> None:
+    program = f"""
+from pathlib import Path
+from serving.processes import supervisor
+from serving.settings import Settings
+supervisor._LOOK_SECONDS, supervisor._ANSWER_SECONDS, supervisor._SILENCE_SECONDS = 0.2, 1.0, 4.0
+supervisor.run(Settings(model_repository=Path({str(digits)!r}), grpc_port=0, metrics_port=0, provider="cpu", workers=2))
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running, ExitStack() as opened:
+        assert running.stdout is not None
+        ready = re.match(r"ready grpc=(\S+)", running.stdout.readline())
+        assert ready is not None
+        stubs = [opened.enter_context(connect(ready[1])) for _ in range(MANY)]
+        for stub in stubs:
+            infer(stub)
+        before = children(running.pid)
+        os.kill(before["worker 0"], signal.SIGSTOP)
+
+        def answers(stub: Any) -> bool:
+            try:
+                return bool(stub.ServerLive(pb.ServerLiveRequest(), timeout=0.5).live)
+            except grpc.RpcError:
+                return False
+
+        (stub, *_) = [stub for stub in stubs if answers(stub)]
+        assert stub.ModelStatistics(pb.ModelStatisticsRequest(name="digits"), timeout=20).model_stats
+        stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="digits"), timeout=30)
+        until(lambda: is_gone(before["worker 0"]))
+        until(lambda: children(running.pid).get("worker 0", before["worker 0"]) != before["worker 0"])
+        running.terminate()
+        assert running.wait(30) == 0
 
 
 def test_a_load_that_is_answered_holds_for_every_worker(start: Start, tmp_path: Path, build: Any) -> None:
