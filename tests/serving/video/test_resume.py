@@ -129,6 +129,14 @@ def test_resuming_what_is_whole_does_nothing(run: Run, video: Path) -> None:
     assert digests(again.output) == before
 
 
+def test_resuming_tells_again_what_was_lost(run: Run, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "walk.avi", 40, codec="mpeg4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 4 // 10])
+    first, again = run(path), run(path, resume=True)
+    assert (first.code, again.code) == (ExitCode.PARTIAL, ExitCode.PARTIAL)
+    assert again.outcomes[0].notes == first.outcomes[0].notes != ()
+
+
 def test_where_nothing_was_finished_nothing_is_in_the_way(run: Run, video: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video" * 1000)
     first, again = run(tmp_path / "bad.mp4"), run(tmp_path / "bad.mp4")
