@@ -1,7 +1,8 @@
 """The reader of ``manifest.json``, the only contract between training and serving.
 
-``tests/contract/manifest.golden.json`` is the truth about its form. Unknown fields are refused: a new field is a new
-``schema_version``. The files a manifest speaks about are checked elsewhere (``backend.py``).
+``tests/contract/manifest.golden.json`` is the truth about its form. Unknown fields are refused; one that came later is
+optional here, and one without which a model cannot be served would be a new ``schema_version``. The files a manifest
+speaks about are checked elsewhere (``backend.py``).
 """
 
 import math
@@ -16,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     NonNegativeInt,
     PositiveInt,
     StringConstraints,
@@ -95,6 +97,7 @@ class Training(_Part):
     seed: int
     code_revision: str
     date: AwareDatetime
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Parity(_Part):

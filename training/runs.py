@@ -169,6 +169,7 @@ class Run:
             seed=experiment.seed,
             code_revision=config["code_revision"],
             date=config["date"],
+            settings={key: value for key, value in changed_settings(experiment).items() if key != "seed"},
         )
         return export_version(
             experiment.servable(model),
@@ -253,6 +254,16 @@ def open_run(name: str, runs: Path) -> Run:
             "others; some were added, removed or changed since. Put them back as they were, or train anew with --force."
         )
     return Run(experiment, data, runs / name)
+
+
+def changed_settings(experiment: Experiment[Any]) -> dict[str, Any]:
+    """The settings in which an experiment differs from its preset, as plain JSON values; none that name local files."""
+    usual = experiment_named(experiment.name).with_preset(experiment.preset).settings()
+    return {
+        name: value
+        for name, value in experiment.settings().items()
+        if value != usual[name] and name not in experiment.local
+    }
 
 
 def code_revision() -> str:

@@ -31,6 +31,7 @@ def test_the_writer_writes_the_golden_file(tmp_path: Path) -> None:
             seed=0,
             code_revision="0123456789abcdef0123456789abcdef01234567",
             date="2026-01-02T03:04:05+00:00",
+            settings={"learning_rate": 0.002, "zoom": [0.5, 1.4]},
         ),
         scores={"iou_per_image": 0.65, "iou_pooled": 0.7},
         producers={"keras": "3.15.1", "onnx": "1.23.2", "tensorflow": "2.21.0", "tf2onnx": "1.17.0"},

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from training import __main__ as command_line
 from training import release as released
-from training.experiments import EXPERIMENTS
+from training.experiments import EXPERIMENTS, OPTIONAL
 from training.export.manifest import sha256_of
 from training.release.recipes import trainings
 from training.run_folder import RunError
-from training.runs import Run
+from training.runs import Run, changed_settings
 
 
 @pytest.fixture
@@ -104,6 +104,15 @@ def test_nothing_quick_and_nothing_synthetic_is_released(
     with pytest.raises(RunError, match=r"full on real data\. Received: quick on embedded data"):
         released.release("mnist_kl", tmp_path, tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+def test_manifest_and_card_tell_changed_settings_but_no_folder_of_this_machine() -> None:
+    student = EXPERIMENTS["pedestrian_unet"].with_settings({"teachers": "/a,/b", "start": "/a", "mixing": "0.8"})
+    assert changed_settings(student) == {"mixing": 0.8}
+    assert changed_settings(OPTIONAL["pedestrian_mobilenet"].with_settings({"weights": "/a/b.h5"})) == {}
+    quick = EXPERIMENTS["mnist_top_k"].with_preset("quick")
+    assert changed_settings(quick) == {}
+    assert changed_settings(quick.with_settings({"k": "30", "seed": "1"})) == {"k": 30, "seed": 1}
 
 
 def test_what_is_released_exists() -> None:

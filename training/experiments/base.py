@@ -73,6 +73,8 @@ class Experiment(abc.ABC, Generic[DataT]):
     """
 
     family: ClassVar[Family]
+    local: ClassVar[tuple[str, ...]] = ()
+    """Settings that name files or folders of the machine: no manifest and no card tells them."""
 
     name: str
     summary: str

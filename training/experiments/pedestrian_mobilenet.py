@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -48,6 +48,8 @@ class PedestrianMobileNet(AugmentedPedestrian):
         frozen_epochs: of the decoder alone.
         fine_tuning_rate: learning rate, at its start, of all together.
     """
+
+    local: ClassVar[tuple[str, ...]] = ("weights",)
 
     alpha: PositiveFloat = 0.5
     widths: tuple[PositiveInt, ...] = (16, 32, 48, 64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -50,6 +50,8 @@ class PedestrianUNet(AugmentedPedestrian):
             that settle. To crops of pictures that they were trained with, teachers answer little but the labels; to
             mixed ones they answer what is theirs.
     """
+
+    local: ClassVar[tuple[str, ...]] = ("teachers", "start")
 
     stem: PositiveInt = 16
     widths: tuple[PositiveInt, ...] = (16, 40, 64, 96)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from training.export.parity import Parity
 from training.export.servable import Family, Resizing, Tensor
@@ -33,6 +34,8 @@ class TrainingRecord:
         seed: of weights, order and augmentation.
         code_revision: git commit, with "-dirty" where the working tree differed; "unknown" outside git.
         date: ISO 8601 with time zone, of the end of training.
+        settings: those in which the training differs from its preset, but for the seed and for files and folders of the
+            machine it ran on; plain JSON values. Manifests from before there was this field lack it.
     """
 
     experiment: str
@@ -42,6 +45,7 @@ class TrainingRecord:
     seed: int
     code_revision: str
     date: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,11 @@ class Description:
         try:
             present = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
             intact = present["onnx_sha256"] == sha256_of(folder / MODEL)
+            described = json.loads(json.dumps(dataclasses.asdict(self)))
+            if "settings" not in present["training"]:
+                del described["training"]["settings"]
         except (OSError, ValueError, KeyError):
             return False
-        described = json.loads(json.dumps(dataclasses.asdict(self)))
         return bool(intact and all(present.get(key) == value for key, value in described.items()))
 
 

@@ -14,14 +14,13 @@ from typing import Any
 
 import jinja2
 
-from training.experiments import experiment_named
-from training.experiments.base import FULL, Experiment
+from training.experiments.base import FULL
 from training.experiments.pedestrian_autoencoders.base import PedestrianAutoencoder
 from training.export.manifest import FILE_NAME, MODEL, sha256_of
 from training.export.quantised import SUFFIX
 from training.files import publish, remove_leftovers, temporary_folder, write_text
 from training.run_folder import RunError
-from training.runs import Run, open_run
+from training.runs import Run, changed_settings, open_run
 from training.variants import export_int8
 
 RELEASED = (
@@ -109,18 +108,11 @@ def card(run: Run, manifest: dict[str, Any]) -> str:
         autoencoder=isinstance(run.experiment, PedestrianAutoencoder),
         experiment=run.experiment,
         settings=run.experiment.settings(),
-        changed=_changed(run.experiment),
+        changed=[
+            f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+            for name, value in changed_settings(run.experiment).items()
+        ],
         teachers=len(run.experiment.settings().get("teachers", ())),
         scores=scores,
         controls=controls,
     )
-
-
-def _changed(experiment: Experiment[Any]) -> list[str]:
-    """The settings in which an experiment differs from its preset ``full``, as ``--set`` takes them; no folders."""
-    usual = experiment_named(experiment.name).with_preset(FULL).settings()
-    return [
-        f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in experiment.settings().items()
-        if value != usual[name] and name not in ("teachers", "start")
-    ]

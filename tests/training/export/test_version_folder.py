@@ -71,6 +71,8 @@ def test_manifest_tells_the_truth(tiny_models: Path, tiny_runs: dict[str, Run], 
     assert manifest["onnx_sha256"] == sha256_of(folder / "model.onnx")
     assert manifest["training"]["data_source"] == "embedded"
     assert manifest["training"]["preset"] == "quick"
+    quick, settings = EXPERIMENTS[name].with_preset("quick").settings(), tiny_runs[name].experiment.settings()
+    assert manifest["training"]["settings"] == {key: settings[key] for key in settings if settings[key] != quick[key]}
     assert manifest["scores"] == json.loads((tiny_runs[name].folder / "scores.json").read_text())
     assert manifest["parity"]["batches"] == [1, 7, 64]
     assert 0 <= manifest["parity"]["largest_difference"] <= manifest["parity"]["tolerance"]
@@ -103,6 +105,15 @@ def test_no_weight_is_stored_twice(tiny_models: Path, name: str) -> None:
 def test_exporting_the_same_training_again_keeps_the_version(tiny_runs: dict[str, Run], tmp_path: Path) -> None:
     run = tiny_runs["mnist_k_sparse"]
     assert run.export(tmp_path) == run.export(tmp_path) == tmp_path / "mnist_k_sparse" / "1"
+
+
+def test_a_version_from_before_manifests_told_settings_is_kept(tiny_runs: dict[str, Run], tmp_path: Path) -> None:
+    run = tiny_runs["mnist_k_sparse"]
+    path = run.export(tmp_path) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["training"]["settings"]
+    path.write_text(json.dumps(manifest))
+    assert run.export(tmp_path) == path.parent
 
 
 def test_another_training_becomes_the_next_version(tiny_runs: dict[str, Run], tmp_path: Path) -> None:
