@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     )
     grace_seconds: Seconds = Field(30.0, description="time that requests under way get to finish after SIGTERM")
     drain_delay_seconds: Seconds = Field(
-        0.1, description="its beginning: new requests are still taken, while health says no more that they should come"
+        0.1, description="first part of the grace time: health says NOT_SERVING, and new requests are still taken"
     )
     tls_certificate: Path | None = Field(
         None,
