@@ -24,6 +24,7 @@
         │   ├── TooManyRequestsError  the requests under way in the server
         │   ├── TooManyStreamsError   the open streams
         │   └── TooManyRegionsError   the registered regions of shared memory
+        ├── AnswerTooLargeError    the answer is larger than a message may be
         ├── DeadlineError          the caller's deadline passed before the answer was there
         ├── CancelledError         the caller went away
         ├── UnavailableError       models are still loading, or the server is stopping
@@ -166,6 +167,12 @@ class TooManyRegionsError(OverloadedError):
     """As many regions of shared memory are registered as may be."""
 
     reason = "shared_memory_regions"
+
+
+class AnswerTooLargeError(RequestError):
+    """The answer is larger than a message may be."""
+
+    reason = "answer_too_large"
 
 
 class DeadlineError(RequestError):

@@ -122,7 +122,12 @@ class Server:
             None if settings.request_log_level == "off" else logging.getLevelName(settings.request_log_level.upper())
         )
         self._reception = Reception(
-            shelf, self.metrics, settings.max_in_flight, settings.stream_window, Journal(level, self._tracer)
+            shelf,
+            self.metrics,
+            settings.max_in_flight,
+            settings.stream_window,
+            Journal(level, self._tracer),
+            settings.max_message_bytes,
         )
         self.metrics.watch_states(
             lambda: [(status.name, status.version, status.state.value) for status in shelf.statuses()],

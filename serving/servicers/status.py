@@ -13,6 +13,7 @@ from serving.call import Call
 from serving.errors import (
     INTERNAL,
     AlreadyExistsError,
+    AnswerTooLargeError,
     CancelledError,
     DeadlineError,
     ForbiddenError,
@@ -60,6 +61,7 @@ STATUS: dict[type[RequestError], grpc.StatusCode] = {
     UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
     LoadError: grpc.StatusCode.FAILED_PRECONDITION,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    AnswerTooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     CancelledError: grpc.StatusCode.CANCELLED,
     UnavailableError: grpc.StatusCode.UNAVAILABLE,
@@ -83,15 +85,23 @@ class Reception:
         window: most requests of one stream under way at once. Further ones are not read, and so held back at their
             sender by the connection's flow control.
         journal: where they are noted one by one; None: nowhere.
+        max_message_bytes: of the largest answer that gRPC sends; None: any.
     """
 
     def __init__(
-        self, shelf: Shelf, metrics: Metrics, max_in_flight: int, window: int = 16, journal: Journal | None = None
+        self,
+        shelf: Shelf,
+        metrics: Metrics,
+        max_in_flight: int,
+        window: int = 16,
+        journal: Journal | None = None,
+        max_message_bytes: int | None = None,
     ) -> None:
         self._journal = journal or Journal()
         self._shelf = shelf
         self._metrics = metrics
         self._max_in_flight = max_in_flight
+        self._max_message_bytes = max_message_bytes
         self._window = window
         self._in_flight = 0
         self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="stream")
@@ -226,14 +236,7 @@ class Reception:
         self._dismissed.set()
 
     def wait_idle(self, timeout: float) -> bool:
-        """Waits until every request is answered, its answer sent.
-
-        Args:
-            timeout: seconds.
-
-        Returns:
-            Whether they all were in time.
-        """
+        """Waits until every request is answered, its answer sent; returns whether that was within so many seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self._open == 0, timeout)
 
@@ -298,10 +301,21 @@ class Reception:
                 raise TooManyRequestsError(f"the server is busy with {self._max_in_flight} requests")
             self._in_flight += 1
         try:
-            return work(call)
+            answer = work(call)
+            self._check_size(answer)
+            return answer
         finally:
             with self._lock:
                 self._in_flight -= 1
+
+    def _check_size(self, answer: Any) -> None:
+        """Refuses what gRPC would not send: it would say so to the caller alone, and in its own words."""
+        most = self._max_message_bytes
+        if most is not None and (size := answer.ByteSize()) > most:
+            raise AnswerTooLargeError(
+                f"an answer has at most {most} bytes (--max-message-bytes), and this one {size}: ask for fewer rows or"
+                " outputs, or for a mask in another format or at the model's size"
+            )
 
     def _hold(self, call: Call) -> None:
         """See ``drain``; whoever is in a hurry is told in time."""

@@ -3,6 +3,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 import grpc
@@ -12,6 +13,7 @@ from serving import errors
 from serving.call import Call
 from serving.errors import InvalidInputError, InvalidPictureError, OverloadedError, RequestError
 from serving.metrics import Metrics
+from serving.pb.sparsewalk.v1 import encoder_pb2 as native
 from serving.servicers.status import STATUS, Reception, status_of
 
 Code = grpc.StatusCode
@@ -77,6 +79,21 @@ def test_every_request_error_has_a_status() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, RequestError)]
     for kind in set(kinds) - {RequestError}:
         assert any(parent in STATUS for parent in kind.__mro__), kind
+
+
+def test_an_answer_of_just_the_largest_size_is_sent() -> None:
+    sent = native.Mask(data=bytes(100))
+    for limit, status in ((sent.ByteSize(), None), (sent.ByteSize() - 1, Code.RESOURCE_EXHAUSTED)):
+        context = Context()
+        reception = Reception(
+            Shelf(),  # type: ignore[arg-type]
+            Metrics(version="0", runtime_version="0"),
+            max_in_flight=1,
+            max_message_bytes=limit,
+        )
+        with nullcontext() if status is None else pytest.raises(AbortError):
+            assert reception.answer("Segment", ("m", 1), context, lambda _: sent) is sent  # type: ignore[arg-type]
+        assert (context.status and context.status[0]) == status
 
 
 def test_an_error_takes_the_row_of_its_nearest_ancestor() -> None:
