@@ -71,6 +71,7 @@ def test_a_card_has_the_numbers_of_its_manifest(name: str) -> None:
     card, told = (REPOSITORY / name / CARD).read_text(), manifest(name)
     assert f"# {name}, version {told['version']}\n" in card
     assert told["onnx_sha256"] in card
+    assert ("brings the mask back" in card) == (told["family"] == "segmentation")
     for score, value in told["scores"].items():
         assert f"| {score.removeprefix('control_')} | {value:.4f} |" in card
 

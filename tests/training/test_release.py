@@ -49,6 +49,7 @@ def test_a_release_is_what_the_service_needs_and_a_card_with_the_manifests_numbe
         assert manifest["onnx_sha256"] == sha256_of(folder / "model.onnx")
         card = (folder.parent / "README.md").read_text()
         assert manifest["onnx_sha256"] in card
+        assert ("brings the mask back" in card) == (manifest["family"] == "segmentation")
         for score, value in manifest["scores"].items():
             assert f"| {score.removeprefix('control_')} | {value:.4f} |" in card
         for heading in ("Data", "Scores", "Limits", "Safety and fairness"):
