@@ -270,6 +270,7 @@ class ServiceEngine:
             for crop in refused:
                 self._waiting.remove(crop)
                 crop.answer = error
+                self._progress = time.monotonic()
             self._changed.notify_all()
         return bool(refused)
 
