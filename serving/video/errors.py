@@ -57,10 +57,15 @@ class StoppedError(JobError):
     code = ExitCode.STOPPED
 
 
+def is_full(error: "OSError | av.FFmpegError") -> bool:
+    """Whether a write failed because the disk is full."""
+    return error.errno is not None and abs(error.errno) in _FULL
+
+
 def writing(error: OSError, where: object) -> JobError:
     """What a failed write is: a full disk passes, a place that cannot be written does not."""
     told = error.strerror or str(error)
-    if error.errno in _FULL:
+    if is_full(error):
         return FaultError(f"{where}: the disk is full ({told}); make room and run again with --resume")
     return InputError(f"{where}: cannot be written: {told}")
 

@@ -7,7 +7,6 @@ and a film has its own writing thread anyway.
 """
 
 import heapq
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +16,11 @@ import av
 
 from serving.imaging import BoolMask
 from serving.video import planes
+from serving.video.containers import lost, open_container
+from serving.video.errors import InputError, is_full
 from serving.video.planes import Planes
-from serving.video.reading import Clip, Frame
+from serving.video.reading import Clip, Frame, Note, Selection
+from serving.video.sources import is_web
 
 _THREADS = 1
 # What may lie in MP4 as it is; other sound is encoded anew.
@@ -27,8 +29,6 @@ _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 
 # Draws on a picture of even sides what its mask, which may be a row or column smaller, says.
 Paint = Callable[[Planes, BoolMask], None]
-
-_log = logging.getLogger(__name__)
 
 
 class FilmPart:
@@ -78,15 +78,43 @@ class FilmPart:
             self._container.close()
 
 
-def join(parts: Sequence[Path], path: Path, clip: Clip, open_sound: Callable[[], Any] | None) -> None:
+def join(parts: Sequence[Path], path: Path, clip: Clip, sound_of: str | None, selection: Selection) -> list[Note]:
     """Joins the films of all shards; the first frame is at 0 seconds.
 
     Args:
         parts: of the shards, in order.
         path: of the film, ``.mp4``.
         clip: of the input.
-        open_sound: opens the container of the input whose sound is to be kept; None: no sound.
+        sound_of: address of the input whose sound is to be kept; None: no sound.
+        selection: says how that is opened.
+
+    Returns:
+        What of the sound could not be kept; the pictures are whole all the same.
+
+    Raises:
+        JobError: the input's web server does not answer.
+        OSError, FFmpegError: the film cannot be written.
     """
+    if sound_of is None:
+        _join(parts, path, clip, None)
+        return []
+    try:
+        with open_container(sound_of, selection) as container:
+            sound = _Sound(sound_of, container)
+            _join(parts, path, clip, sound)
+            return sound.notes
+    except InputError as error:
+        told = str(error)
+    except (OSError, av.FFmpegError) as error:
+        if is_full(error):
+            raise
+        # What neither MP4 nor the encoder takes shows when the film's head is written, or a packet.
+        told = error.strerror or str(error)
+    _join(parts, path, clip, None)
+    return [Note(f"the sound cannot be kept: {told}", loses=True)]
+
+
+def _join(parts: Sequence[Path], path: Path, clip: Clip, sound: "_Sound | None") -> None:
     start, _ = _span(parts[0])
     _, last = _span(parts[-1])
     # The index goes first, so that a browser may begin before the end is there.
@@ -94,15 +122,9 @@ def join(parts: Sequence[Path], path: Path, clip: Clip, open_sound: Callable[[],
         with av.open(str(parts[0])) as first:
             stream = film.add_stream_from_template(first.streams.video[0])
         pictures = _pictures(parts, stream, start, clip.rate)
-        if open_sound is None:
-            for _, packet in pictures:
-                film.mux(packet)
-            return
-        with open_sound() as container:
-            sound = _Sound(container, film, float(start))
-            tones = sound.packets(float(last - start + 1 / clip.rate))
-            for _, packet in heapq.merge(pictures, tones, key=lambda pair: pair[0]):
-                film.mux(packet)
+        tones = iter(()) if sound is None else sound.packets(film, float(start), float(last - start + 1 / clip.rate))
+        for _, packet in heapq.merge(pictures, tones, key=lambda pair: pair[0]):
+            film.mux(packet)
 
 
 def _pictures(parts: Sequence[Path], stream: Any, start: Fraction, rate: Fraction) -> Iterator[tuple[float, Any]]:
@@ -135,30 +157,53 @@ def _span(part: Path) -> tuple[Fraction, Fraction]:
 
 
 class _Sound:
-    """The sound track of an input, for a film that begins ``start`` seconds later."""
+    """The sound track of an input.
 
-    def __init__(self, container: Any, film: Any, start: float) -> None:
+    Args:
+        address: of the input.
+        container: of it, open; its first sound track is taken.
+
+    Attributes:
+        notes: what was met in it.
+
+    Raises:
+        InputError: nothing here can decode it.
+    """
+
+    def __init__(self, address: str, container: Any) -> None:
+        self.notes: list[Note] = []
+        self._address = address
         self._container = container
-        self._track: Any = self._container.streams.audio[0]
-        self._start = start
-        self._copies = self._track.codec_context.name in _MP4_SOUND
-        if self._copies:
-            self._stream = film.add_stream_from_template(self._track)
-        else:
-            self._stream = film.add_stream("aac", rate=self._track.codec_context.sample_rate)
-            # Files without a layout, only a number of channels, get the usual one of that number.
-            self._stream.codec_context.layout = _LAYOUTS.get(self._track.codec_context.layout.nb_channels, "stereo")
+        self._track: Any = container.streams.audio[0]
+        if self._track.codec_context is None:
+            raise InputError("its codec is not known")
 
-    def packets(self, end: float) -> Iterator[tuple[float, Any]]:
-        """Packets with their seconds, from 0 to ``end``."""
+    def packets(self, film: Any, start: float, end: float) -> Iterator[tuple[float, Any]]:
+        """Packets with their seconds, from 0 to ``end``, of a film that begins ``start`` seconds after the input.
+
+        Adds the stream to the film at once, not with the first packet.
+        """
+        context = self._track.codec_context
+        if context.name in _MP4_SOUND:
+            stream = film.add_stream_from_template(self._track)
+            return self._whole(self._copied(stream, start, end))
+        stream = film.add_stream("aac", rate=_nearest_rate(context.sample_rate))
+        # Files without a layout, only a number of channels, get the usual one of that number.
+        stream.codec_context.layout = _LAYOUTS.get(context.layout.nb_channels, "stereo")
+        return self._whole(self._encoded(stream, start, end))
+
+    def _whole(self, packets: Iterator[tuple[float, Any]]) -> Iterator[tuple[float, Any]]:
+        """The packets, up to where a file breaks off."""
         try:
-            yield from self._copied(end) if self._copies else self._encoded(end)
+            yield from packets
         except av.FFmpegError as error:
-            _log.warning("%s: the sound breaks off: %s", self._container.name, error.strerror)
+            if is_web(self._address):
+                raise lost(self._address, error) from None
+            self.notes.append(Note(f"the sound breaks off: {error.strerror}", loses=True))
 
-    def _copied(self, end: float) -> Iterator[tuple[float, Any]]:
+    def _copied(self, stream: Any, start: float, end: float) -> Iterator[tuple[float, Any]]:
         base = self._track.time_base
-        shift = round(self._start / base)
+        shift = round(start / base)
         for packet in self._container.demux(self._track):
             if packet.pts is None or packet.dts is None:
                 continue
@@ -168,15 +213,15 @@ class _Sound:
             if seconds >= 0:
                 packet.pts -= shift
                 packet.dts -= shift
-                packet.stream = self._stream
+                packet.stream = stream
                 yield seconds, packet
 
-    def _encoded(self, end: float) -> Iterator[tuple[float, Any]]:
-        context = self._stream.codec_context
+    def _encoded(self, stream: Any, start: float, end: float) -> Iterator[tuple[float, Any]]:
+        context = stream.codec_context
         resampler = av.AudioResampler(format="fltp", layout=context.layout, rate=context.sample_rate)
         samples = 0
         for decoded in self._container.decode(self._track):
-            seconds = (decoded.time or 0.0) - self._start
+            seconds = (decoded.time or 0.0) - start
             if seconds >= end:
                 break
             if seconds < 0:
@@ -187,7 +232,12 @@ class _Sound:
                     samples = round(seconds * context.sample_rate)
                 frame.pts, frame.time_base = samples, Fraction(1, context.sample_rate)
                 samples += frame.samples
-                for packet in self._stream.encode(frame):
+                for packet in stream.encode(frame):
                     yield float(packet.pts * packet.time_base), packet
-        for packet in self._stream.encode(None):
+        for packet in stream.encode(None):
             yield float(packet.pts * packet.time_base), packet
+
+
+def _nearest_rate(rate: int) -> int:
+    """Of the rates that the encoder knows, in Hz, the one nearest to the sound's own."""
+    return min(av.Codec("aac", "w").audio_rates or [rate], key=lambda known: abs(known - rate))

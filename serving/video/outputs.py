@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from serving.imaging import BoolMask, Picture
 from serving.video import painting, planes, tables
-from serving.video.containers import open_container
 from serving.video.decisions import select
 from serving.video.errors import as_os_error, writing
 from serving.video.films import FilmPart, Paint, join
@@ -219,8 +218,11 @@ def _film(name: str, paint: Callable[[Settings, Clip], Paint], sounds: bool) -> 
 
     def join_films(whole: Whole) -> None:
         keeps = sounds and whole.settings.sound and whole.clip.sound
-        open_sound = partial(open_container, whole.source.address, select(whole.settings)) if keeps else None
-        join(whole.parts(f"{name}.nut"), whole.into / f"{name}.mp4", whole.clip, open_sound)
+        sound_of = whole.source.address if keeps else None
+        parts, path = whole.parts(f"{name}.nut"), whole.into / f"{name}.mp4"
+        met = Counter(join(parts, path, whole.clip, sound_of, select(whole.settings)))
+        # Two films have one sound between them.
+        whole.notes.update(met - whole.notes)
 
     return Output(part, join_films)
 

@@ -44,6 +44,7 @@ def write_video(
     codec: str = "libx264",
     gop: int = 12,
     sound: str = "",
+    sound_rate: int = 16000,
     **options: str,
 ) -> Path:
     """Writes a video; ``pts`` are in hundredths of a second. ``sound`` names a codec for a tone beside it."""
@@ -55,7 +56,7 @@ def write_video(
         stream.codec_context.gop_size = gop
         if codec == "libx264":
             stream.options = {"crf": "10", "preset": "ultrafast", "bf": "2"}
-        tone = container.add_stream(sound, rate=16000) if sound else None
+        tone = container.add_stream(sound, rate=sound_rate) if sound else None
         if tone is not None:
             tone.codec_context.layout = "mono"
         for number in range(frames):
@@ -65,16 +66,16 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if tone is not None:
-            _write_tone(container, tone, frames / rate)
+            _write_tone(container, tone, frames / rate, sound_rate)
     return path
 
 
-def _write_tone(container: Any, stream: Any, seconds: float) -> None:
-    samples = np.sin(np.arange(int(16000 * seconds)) * 0.2).astype(np.float32)
-    resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=16000)
+def _write_tone(container: Any, stream: Any, seconds: float, rate: int) -> None:
+    samples = np.sin(np.arange(int(rate * seconds)) * 3200 / rate).astype(np.float32)
+    resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate)
     fifo = av.AudioFifo()
     frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="fltp", layout="mono")
-    frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
+    frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
     fifo.write(frame)
     while (piece := fifo.read(1024, partial=True)) is not None:
         for each in resampler.resample(piece):
