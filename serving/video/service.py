@@ -118,6 +118,8 @@ class ServiceEngine:
                 self._changed.wait_for(lambda: self._failure is not None or len(self._waiting) < _WINDOW)
                 if self._failure is not None:
                     raise self._failure
+                if not self._waiting:
+                    self._progress = time.monotonic()  # until now nothing was owed
                 self._waiting.append(crop)
                 self._changed.notify_all()
         return _Frame(self, crops, size)
@@ -157,7 +159,7 @@ class ServiceEngine:
                     listed = client.models()
                 break
             except ServiceError as error:
-                self._despair(error)
+                self._despair(error, owing=True)
             self._pause(_LEAST_PAUSE)
         found = {each.version: each for each in listed if each.name == model}
         if not found:
@@ -181,7 +183,7 @@ class ServiceEngine:
                     self._converse()
                 except ServiceError as error:
                     if not self._refuse(error):
-                        self._despair(error)
+                        self._despair(error, owing=bool(self._waiting))
                 pause = _LEAST_PAUSE if self._progress > before else min(2 * pause, _MOST_PAUSE)
                 self._pause(pause)
         except JobError as end:
@@ -274,8 +276,12 @@ class ServiceEngine:
             self._changed.notify_all()
         return bool(refused)
 
-    def _despair(self, error: ServiceError) -> None:
+    def _despair(self, error: ServiceError, *, owing: bool) -> None:
         """Returns if another try may help.
+
+        Args:
+            error: what the last one ended with.
+            owing: whether an answer is waited for; a camera may be silent for longer than a line lasts.
 
         Raises:
             JobError: it cannot, or there were enough.
@@ -284,7 +290,7 @@ class ServiceEngine:
             raise self._failure  # it was we who closed the line
         if error.code.name not in _PASSING:
             raise InputError(f"{self._target}: {error}") from error
-        if time.monotonic() - self._progress > self._retry_seconds:
+        if owing and time.monotonic() - self._progress > self._retry_seconds:
             raise FaultError(f"{self._target}: no answer for {self._retry_seconds:g} s: {error}") from error
         _log.warning("%s: %s; trying again", self._target, error)
 

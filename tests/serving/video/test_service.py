@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import grpc
+import numpy as np
 import pytest
 
 from serving.client import Client, Mask, ServiceError
@@ -116,6 +117,20 @@ def test_a_service_that_hangs_counts_as_lost(run: Run, start: Start, models: Pat
     assert len(done.rows()) == 300
 
 
+def open_engine(server: RunningServer, connect: Callable[[], Client], retry_seconds: float = 10) -> ServiceEngine:
+    return ServiceEngine(
+        connect,
+        target=server.target,
+        model="red",
+        version=None,
+        threshold=None,
+        tiling=Tiling(),
+        timeout=10,
+        retry_seconds=retry_seconds,
+        stop=threading.Event(),
+    )
+
+
 class SlowClient(Client):
     """Begins a stream when it is closed already."""
 
@@ -145,19 +160,29 @@ class CancelledClient(SlowClient):
 def test_an_engine_that_is_closed_ends_quietly(
     server: RunningServer, client: type[Client], caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = ServiceEngine(
-        lambda: client(server.target),
-        target=server.target,
-        model="red",
-        version=None,
-        threshold=None,
-        tiling=Tiling(),
-        timeout=10,
-        retry_seconds=10,
-        stop=threading.Event(),
-    )
+    engine = open_engine(server, lambda: client(server.target))
     engine.close()  # a thread that fails fails the test
     assert not caplog.records
+
+
+def test_a_line_that_breaks_while_nothing_is_owed_is_opened_again(server: RunningServer) -> None:
+    """As a proxy closes it when a camera is silent for long."""
+    calls: list[object] = []
+    again = threading.Event()
+
+    class IdleClient(Client):
+        def segment_stream(self, *arguments: Any, **options: Any) -> Iterator[Mask | ServiceError]:
+            calls.append(self)
+            if len(calls) == 1:
+                raise ServiceError(grpc.StatusCode.UNAVAILABLE, "idle")
+            again.set()
+            return super().segment_stream(*arguments, **options)
+
+    engine = open_engine(server, lambda: IdleClient(server.target), retry_seconds=0)
+    assert again.wait(20)
+    red = np.full((8, 16, 3), (255, 0, 0), np.uint8)
+    assert engine.submit(red).mask().all()
+    engine.close()
 
 
 def test_nobody_there(run: Run, video: Path) -> None:
