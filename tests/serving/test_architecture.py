@@ -76,8 +76,8 @@ def test_leaves_import_only_the_lowest_leaves(leaf: str) -> None:
 
 
 # Top to bottom; a module may import those after it, never those before.
-ORDER = ["__main__", "processes", "server", "servicers", "engine", "intake", "assembly", "repository", "opening", "shelf"]
-ORDER += ["changes", "servable", "batcher", "ticket", "backend", "graph"]
+ORDER = ["__main__", "processes", "server", "servicers", "engine", "intake", "assembly", "repository", "opening"]
+ORDER += ["shelf", "changes", "servable", "batcher", "ticket", "backend", "graph"]
 
 
 @pytest.mark.parametrize("name", ORDER)
