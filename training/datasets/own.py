@@ -62,7 +62,7 @@ def load_scenes(choice: str) -> PedestrianData:
         choice: "folder:PATH" or "coco:FILE".
 
     Raises:
-        DataError: no pictures, or faults; all of them, by file name.
+        DataError: faults, all of them by file name; fewer than two pictures, or nobody in those to train on.
     """
     kind, path = _split(choice)
     scenes, files = _folder_scenes(path) if kind == "folder" else _coco_scenes(path)
@@ -79,7 +79,7 @@ def load_pictures(choice: str) -> DigitData:
         choice: "folder:PATH".
 
     Raises:
-        DataError: no pictures, or faults; all of them, by file name.
+        DataError: faults, all of them by file name; fewer than four pictures, or half of them all alike.
     """
     kind, path = _split(choice)
     if kind != "folder":
