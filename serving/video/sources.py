@@ -1,6 +1,7 @@
 """What the job reads: the inputs named on the command line, in a fixed order, and the part of them that is ours."""
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -52,23 +53,26 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 def find(patterns: Iterable[str]) -> list[Source]:
     """The inputs, in the order given; a glob's in natural order.
 
+    A path that is not there is an input as well, which then fails on its own: in an Indexed Job every pod must find the
+    same inputs, and the others go on without it.
+
     Args:
         patterns: paths, globs, addresses, or ``@FILE`` with one of them a line (empty lines and those with # are left
             out).
 
     Raises:
-        InputError: one of them is not there, or a glob matches nothing.
+        InputError: a list cannot be read, or a glob matches nothing.
     """
     addresses: list[str] = []
     for pattern in _lines(patterns):
-        if has_scheme(pattern) or Path(pattern).exists():
+        # Path.exists would raise where the path may not be looked at.
+        if has_scheme(pattern) or os.path.exists(pattern) or not glob.has_magic(pattern):  # noqa: PTH110
             addresses.append(pattern)
             continue
         # Path.glob starts from a folder, and patterns may be absolute.
         matches = sorted(glob.glob(pattern, recursive=True), key=natural)  # noqa: PTH207
         if not matches:
-            what = "matches nothing" if glob.has_magic(pattern) else "no such file or folder"
-            raise InputError(f"{pattern}: {what}")
+            raise InputError(f"{pattern}: matches nothing")
         addresses += matches
     names = _names(addresses)
     return [Source(_kind(address), address, name) for address, name in zip(addresses, names, strict=True)]
@@ -129,7 +133,7 @@ def _kind(address: str) -> Kind:
         return Kind.STREAM if path.endswith(_PLAYLISTS) else Kind.VIDEO
     if has_scheme(address) and not address.lower().startswith("file://"):
         return Kind.STREAM
-    return Kind.FOLDER if Path(address).is_dir() else Kind.VIDEO
+    return Kind.FOLDER if os.path.isdir(address) else Kind.VIDEO  # noqa: PTH112
 
 
 def _names(addresses: list[str]) -> list[str]:
@@ -140,7 +144,7 @@ def _names(addresses: list[str]) -> list[str]:
         # Neither do credentials and parameters become names of folders.
         bare = public(address).split("?")[0] if has_scheme(address) else address
         path = Path(_ADDRESS.sub("", bare))
-        stem = path.name if Path(address).is_dir() else path.stem
+        stem = path.name if os.path.isdir(address) else path.stem  # noqa: PTH112
         stem = re.sub(r"[^\w.-]+", "_", stem).strip("._") or "input"
         name, number = stem, 2
         while name.casefold() in taken:

@@ -218,6 +218,22 @@ class TestRefusals:
         assert len(done.rows()) == 40
         assert not (done.output / "bad").exists()
 
+    def test_a_missing_input_leaves_the_others_alone(
+        self, run: Run, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Outside of an Indexed Job, and in each of its pods."""
+        listed = tmp_path / "videos.txt"
+        listed.write_text(f"{video}\n{tmp_path}/gone.mp4\n")
+        done = run(f"@{listed}")
+        assert done.code == ExitCode.PARTIAL
+        assert [outcome.code for outcome in done.outcomes] == [ExitCode.DONE, ExitCode.BAD_INPUT]
+        assert done.outcomes[1].message == f"{tmp_path}/gone.mp4: cannot be read: No such file or directory"
+        codes = []
+        for index in range(2):
+            monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
+            codes.append(run(f"@{listed}", job_count=2, output=tmp_path / "pods").code)
+        assert codes == [ExitCode.DONE, ExitCode.BAD_INPUT]
+
     def test_only_bad_inputs(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "bad.mp4").write_bytes(b"no video" * 1000)
         done = run(tmp_path / "bad.mp4")
