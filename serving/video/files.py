@@ -38,11 +38,17 @@ class VideoReader:
         self._name = public(address)
         self._selection = selection
         self.tail: tuple[Note, ...] = ()
+        self._begin: int | None = None
         with self._open() as container:
             stream = container.streams.video[0]
             first = next(self._decoded(container, stream, []), None)
             if first is None:
                 raise InputError(f"{self._name}: not one frame can be decoded")
+            # AVI tells only when to decode, and what FFmpeg makes of that does not rise where frames come in another
+            # order than they are shown. A frame is shown as long after that as the first one is.
+            self._delay: int | None = None
+            if container.format.name == "avi":
+                self._delay = 0 if first.dts is None or self._begin is None else first.dts - self._begin
             try:
                 picture = Normaliser(selection).picture(first, [])
             except InputError as error:
@@ -92,17 +98,18 @@ class VideoReader:
                     raise _LostAnchorError from error
             for decoded in self._decoded(container, stream, notes):
                 if awaited is not None:
-                    if decoded.pts is None or decoded.pts > awaited.pts:
+                    stamp = self._stamp(decoded)
+                    if stamp is None or stamp > awaited.pts:
                         raise _LostAnchorError
-                    if decoded.pts == awaited.pts:
+                    if stamp == awaited.pts:
                         if zlib.crc32(normaliser.picture(decoded, []).data) != awaited.digest:
                             raise _LostAnchorError
                         numbers, awaited = awaited.number, None
-                        clock.reach(decoded.pts)
+                        clock.reach(stamp)
                         notes.clear()
                     continue
                 numbers += 1
-                pts = clock.tick(decoded.pts, notes)
+                pts = clock.tick(self._stamp(decoded), notes)
                 time = clock.seconds(pts)
                 if self._selection.behind(time):
                     self.tail = ()
@@ -115,6 +122,13 @@ class VideoReader:
                 raise _LostAnchorError
             notes += self._shortfall(clock)
             self.tail = tuple(notes)
+
+    def _stamp(self, decoded: Any) -> int | None:
+        """When a frame is shown, in the clip's time base, as far as the container tells."""
+        if self._delay is None:
+            stamp: int | None = decoded.pts
+            return stamp
+        return None if decoded.dts is None else decoded.dts - self._delay
 
     def _open(self) -> Any:
         container = open_container(self._address, self._selection)
@@ -131,6 +145,8 @@ class VideoReader:
     def _decoded(self, container: Any, stream: Any, notes: list[Note]) -> Iterator[Any]:
         """Every frame that can be decoded; damaged parts are noted and stepped over."""
         for packet in self._packets(container, stream, notes):
+            if self._begin is None:
+                self._begin = packet.dts
             if packet.is_corrupt:
                 notes.append(Note("a part that arrived damaged", loses=True))
             try:

@@ -62,6 +62,23 @@ class TestVideos:
         frames = read(write_video(tmp_path / "v.mkv", 6, pts=pts))
         assert [frame.time for frame in frames] == pytest.approx([each / 100 for each in pts])
 
+    @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+    def test_avi_that_reorders_frames_keeps_its_times(self, tmp_path: Path, codec: str) -> None:
+        path = tmp_path / "v.avi"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=10)
+            stream.height, stream.width, stream.pix_fmt = 48, 96, "yuv420p"
+            stream.codec_context.max_b_frames = 2
+            for number in range(30):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(scene(number), format="rgb24")))
+            container.mux(stream.encode())
+        frames = read(path)
+        assert [frame.time for frame in frames] == pytest.approx([number / 10 for number in range(30)])
+        assert [frame.notes for frame in frames] == [()] * 30
+        for last in (0, 3, 13, 28):
+            rest = read(path, frames[last].anchor)
+            assert [frame.anchor for frame in rest] == [frame.anchor for frame in frames[last + 1 :]]
+
     def test_start_end_and_every(self, video: Path) -> None:
         assert numbers(read(video, start=1.0, end=2.0)) == list(range(10, 20))
         assert numbers(read(video, every=7)) == [0, 7, 14, 21, 28, 35]
