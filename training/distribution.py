@@ -1,8 +1,10 @@
 """Training spread over devices or workers with ``tf.distribute``.
 
 Every replica takes its share of each batch; gradients are summed, weighted by the shares, so that an objective that is
-a mean over examples has the same gradient as on one device. Batch normalisation and the soft Dice loss see a
-replica's own examples, as is usual.
+a mean over examples has the same gradient as on one device. What is a function of the batch as a whole sees a replica's
+own examples, as is usual: it is that of a smaller batch, and the weights end elsewhere than on one device. Such are
+batch normalisation and the soft Dice loss; the KL penalty on mean activations (``mnist_kl``); the unexplained share,
+BatchTopK's selection and JumpReLU's distance from the L0 aimed at. Idle latents are counted over all replicas.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two workers on loopback train what one does."""
+"""Two workers on loopback train what one does; two replicas count what one does."""
 
 from __future__ import annotations
 
@@ -67,6 +67,32 @@ def test_two_workers_end_with_the_weights_of_one(tmp_path: Path) -> None:
     assert "probe_error" not in outputs[1][0]
     history = (tmp_path / "two" / "mnist_k_sparse" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in history] == [1, 2]
+
+
+TWO_REPLICAS = """
+import numpy as np, tensorflow as tf
+from training.distribution import shares
+from training.encoders.sparse_autoencoder import TopKAutoencoder
+
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = TopKAutoencoder(4, 3, 1)
+# the first latent fires on an example of the first replica, the second on one of the second, the third on none
+latents = tf.constant([[1.0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 2, 0], [0, 0, 0]])
+for _ in range(2):
+    parts, _ = shares(strategy, latents)
+    strategy.run(tf.function(model.count_idle), args=(parts,))
+    latents = tf.concat([latents[:3] * 0, latents[3:]], axis=0)
+print(*model.idle.numpy())
+"""
+
+
+def test_idle_latents_are_counted_over_all_replicas() -> None:
+    result = subprocess.run([sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["5", "0", "10"]
 
 
 def test_an_unknown_strategy_is_refused() -> None:

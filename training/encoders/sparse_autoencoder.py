@@ -49,7 +49,7 @@ class SparseAutoencoder(keras.Model):
         unit_rows = keras.constraints.UnitNorm(axis=1)
         self.W_dec = self.add_weight(shape=(latents, visible), initializer="zeros", constraint=unit_rows, name="W_dec")
         self.b_dec = self.add_weight(shape=(visible,), initializer="zeros", name="b_dec")
-        # spread over replicas, the first one's share of the examples stands for all
+        # spread over replicas, all count the same: any one's value is that of all
         self.idle = self.add_weight(
             shape=(latents,),
             initializer="zeros",
@@ -98,10 +98,14 @@ class SparseAutoencoder(keras.Model):
         return self.decode(self.encode(image))
 
     def count_idle(self, latents: tf.Tensor) -> None:
-        """Brings :attr:`idle` up to date with the latents [N, D] of one training batch."""
-        fired = tf.reduce_any(latents > 0, axis=0)
+        """Brings :attr:`idle` up to date with the latents [N, D] of a training batch, or of a replica's share."""
+        firings = tf.math.count_nonzero(latents > 0, axis=0)
+        examples = tf.shape(latents, tf.int64)[0]
+        replicas = tf.distribute.get_replica_context()
+        if replicas is not None and replicas.num_replicas_in_sync > 1:
+            firings, examples = replicas.all_reduce(tf.distribute.ReduceOp.SUM, [firings, examples])
         idle = tf.convert_to_tensor(self.idle)
-        self.idle.assign(tf.where(fired, tf.zeros_like(idle), idle + tf.shape(latents, tf.int64)[0]))
+        self.idle.assign(tf.where(firings > 0, tf.zeros_like(idle), idle + examples))
 
     def get_config(self) -> dict[str, object]:
         """The constructor's arguments."""
