@@ -50,7 +50,8 @@ class VideoReader:
             if container.format.name == "avi":
                 self._delay = 0 if first.dts is None or self._begin is None else first.dts - self._begin
             try:
-                picture = Normaliser(selection).picture(first, [])
+                normaliser = Normaliser(selection)
+                picture = normaliser.picture(first, [])
             except InputError as error:
                 raise InputError(f"{self._name}: {error}") from None
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
@@ -61,7 +62,7 @@ class VideoReader:
                 height=picture.shape[0],
                 time_base=stream.time_base or _MICROSECOND,
                 rate=rate,
-                aspect=stream.sample_aspect_ratio or Fraction(1),
+                aspect=normaliser.aspect(first, stream.sample_aspect_ratio),
                 frames=selection.count(announced, self._seconds),
                 sound=bool(container.streams.audio),
                 colours=Colours.of(first),
@@ -215,9 +216,11 @@ class FolderReader:
         if first is None:
             raise InputError(f"{folder}: not one of the {len(self._paths)} pictures can be read")
         rate = Fraction(selection.fps).limit_denominator(1001)
-        height, width = selection.fit(*first.shape[:2])
+        high, wide = first.shape[:2]
+        height, width = selection.fit(high, wide)
+        aspect = selection.aspect(high, wide, Fraction(1))
         count = selection.count(len(self._paths), len(self._paths) / selection.fps)
-        self.clip = Clip(width, height, 1 / rate, rate, Fraction(1), count, sound=False, colours=Colours())
+        self.clip = Clip(width, height, 1 / rate, rate, aspect, count, sound=False, colours=Colours())
 
     def frames(self, after: Anchor | None = None) -> Generator[Frame]:
         """See ``Reader``. A picture that cannot be read is noted and left out; its number stays free."""

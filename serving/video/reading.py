@@ -21,6 +21,9 @@ from serving.video import planes
 from serving.video.errors import InputError
 from serving.video.planes import Colours, Planes
 
+# H.264 has 16 bits for each term; this leaves room for pixels much wider than high.
+_MOST_ASPECT = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -136,6 +139,13 @@ class Selection:
         wide, _, high = self.resize.partition("x")
         return int(high), int(wide)
 
+    def aspect(self, height: int, width: int, aspect: Fraction) -> Fraction:
+        """The aspect of the pixels of such a frame once it fits, so that it is shown in the shape it had."""
+        if self.resize == "none" or self.resize.startswith("max:"):
+            return aspect
+        high, wide = self.fit(height, width)
+        return (aspect * Fraction(width * high, height * wide)).limit_denominator(_MOST_ASPECT)
+
     def count(self, frames: int, seconds: float | None) -> int:
         """About how many of so many frames over so many seconds are selected."""
         if not seconds:
@@ -185,6 +195,13 @@ class Normaliser:
         # Turned to the left, as FFmpeg counts; rows of odd width come padded, hence not in one piece.
         upright = np.rot90(rgb, round(frame.rotation / 90) % 4)
         return self.fit(np.ascontiguousarray(upright), notes)
+
+    def aspect(self, frame: Any, coded: Fraction | None) -> Fraction:
+        """Width of a pixel of ``picture`` by its height; ``coded`` is that of the frame as it is coded."""
+        aspect, height, width = coded or Fraction(1), frame.height, frame.width
+        if round(frame.rotation / 90) % 2:
+            aspect, height, width = 1 / aspect, width, height
+        return self._selection.aspect(height, width, aspect)
 
     def frame(self, decoded: Any, number: int, pts: int, time: float, notes: list[Note]) -> Frame:
         """A frame of the clip; takes the notes."""

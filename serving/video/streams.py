@@ -48,13 +48,14 @@ class StreamReader:
         self.tail: tuple[Note, ...] = ()
         self._container, self._first = self._connect()
         stream = self._container.streams.video[0]
-        height, width = Normaliser(selection).picture(self._first, []).shape[:2]
+        normaliser = Normaliser(selection)
+        height, width = normaliser.picture(self._first, []).shape[:2]
         self.clip = Clip(
             width=width,
             height=height,
             time_base=Fraction(1, _TICKS),
             rate=stream.average_rate or stream.guessed_rate or Fraction(25),
-            aspect=stream.sample_aspect_ratio or Fraction(1),
+            aspect=normaliser.aspect(self._first, stream.sample_aspect_ratio),
             frames=0,
             sound=False,
             colours=Colours.of(self._first),

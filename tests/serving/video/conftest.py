@@ -45,6 +45,7 @@ def write_video(
     gop: int = 12,
     sound: str = "",
     sound_rate: int = 16000,
+    aspect: int = 1,
     **options: str,
 ) -> Path:
     """Writes a video; ``pts`` are in hundredths of a second. ``sound`` names a codec for a tone beside it."""
@@ -54,6 +55,7 @@ def write_video(
         stream.pix_fmt = "yuv444p" if codec == "libx264" and size[0] % 2 + size[1] % 2 else "yuv420p"
         stream.codec_context.time_base = Fraction(1, 100)
         stream.codec_context.gop_size = gop
+        stream.codec_context.sample_aspect_ratio = Fraction(aspect)
         if codec == "libx264":
             stream.options = {"crf": "10", "preset": "ultrafast", "bf": "2"}
         tone = container.add_stream(sound, rate=sound_rate) if sound else None

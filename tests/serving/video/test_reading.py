@@ -1,6 +1,7 @@
 import random
 import struct
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,24 @@ class TestVideos:
         frames = read(video, resize=rule, end=0.2)
         assert frames[0].picture.shape == (*size, 3)
         assert frames[0].notes == ()
+
+    @pytest.mark.parametrize(
+        ("turned", "rule", "aspect"),
+        [
+            (False, "none", Fraction(2)),
+            (True, "none", Fraction(1, 2)),
+            (False, "max:48", Fraction(2)),
+            # Shown at 192 x 48, whatever the pixels: at 64 x 64 each is four times as wide as high.
+            (False, "64x64", Fraction(4)),
+            (True, "64x64", Fraction(1, 4)),
+        ],
+    )
+    def test_pixels_that_are_not_square(self, tmp_path: Path, turned: bool, rule: str, aspect: Fraction) -> None:
+        path = write_video(tmp_path / "v.mp4", 3, aspect=2)
+        if turned:
+            path.write_bytes(_turned(path.read_bytes()))
+        reader = open_reader(Source(Kind.VIDEO, str(path), "x"), replace(ALL, resize=rule))
+        assert reader.clip.aspect == aspect
 
     def test_a_truncated_file_gives_what_is_there_and_says_so(self, tmp_path: Path) -> None:
         path = write_video(tmp_path / "v.avi", 40, codec="mpeg4")
