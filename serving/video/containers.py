@@ -7,6 +7,7 @@ passes: another run goes on at the last finished shard.
 from typing import Any
 
 import av
+from av.stream import Disposition
 
 from serving.video.errors import FaultError, InputError
 from serving.video.reading import Selection
@@ -43,6 +44,12 @@ def open_container(address: str, selection: Selection) -> Any:
         if is_web(address) and not isinstance(error, av.InvalidDataError):
             raise lost(address, error) from None
         raise InputError(f"{public(address)}: no video that FFmpeg can read: {error.strerror}") from None
+
+
+def video_stream(container: Any) -> Any:
+    """The first video stream that is one, not the cover of a song; None where there is none."""
+    streams = container.streams.video
+    return next((stream for stream in streams if not stream.disposition & Disposition.attached_pic), None)
 
 
 def lost(address: str, error: av.FFmpegError) -> InputError | FaultError:

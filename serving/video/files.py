@@ -11,7 +11,7 @@ import av
 from serving import imaging
 from serving.errors import InvalidPictureError
 from serving.imaging import Picture
-from serving.video.containers import lost, open_container
+from serving.video.containers import lost, open_container, video_stream
 from serving.video.errors import InputError
 from serving.video.planes import Colours
 from serving.video.reading import Anchor, Clip, Frame, Normaliser, Note, Selection
@@ -40,7 +40,7 @@ class VideoReader:
         self.tail: tuple[Note, ...] = ()
         self._begin: int | None = None
         with self._open() as container:
-            stream = container.streams.video[0]
+            stream = video_stream(container)
             first = next(self._decoded(container, stream, []), None)
             if first is None:
                 raise InputError(f"{self._name}: not one frame can be decoded")
@@ -89,7 +89,7 @@ class VideoReader:
         notes: list[Note] = []
         normaliser = Normaliser(self._selection, self.clip)
         with self._open() as container:
-            stream = container.streams.video[0]
+            stream = video_stream(container)
             clock = _Clock(self.clip, container.start_time)
             numbers = -1
             if awaited is not None:
@@ -134,13 +134,14 @@ class VideoReader:
     def _open(self) -> Any:
         container = open_container(self._address, self._selection)
         name = container.format.name
-        if name in _NO_VIDEOS or not container.streams.video:
+        stream = video_stream(container)
+        if name in _NO_VIDEOS or stream is None:
             container.close()
             what = "no video, but a text or a picture" if name in _NO_VIDEOS else "there is no video stream in it"
             raise InputError(f"{self._name}: {what} ({name})")
         # With more threads, what a decoder makes of damaged parts differs from time to time, and a resumed run would
         # not be what an unbroken one is. There is work enough for the other cores.
-        container.streams.video[0].codec_context.thread_count = 1
+        stream.codec_context.thread_count = 1
         return container
 
     def _decoded(self, container: Any, stream: Any, notes: list[Note]) -> Iterator[Any]:

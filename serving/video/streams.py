@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 
+from serving.video.containers import video_stream
 from serving.video.errors import FaultError, InputError, StoppedError
 from serving.video.planes import Colours
 from serving.video.reading import Anchor, Clip, Frame, Normaliser, Note, Selection
@@ -47,7 +48,7 @@ class StreamReader:
         self._stop = stop
         self.tail: tuple[Note, ...] = ()
         self._container, self._first = self._connect()
-        stream = self._container.streams.video[0]
+        stream = video_stream(self._container)
         normaliser = Normaliser(selection)
         height, width = normaliser.picture(self._first, []).shape[:2]
         self.clip = Clip(
@@ -92,7 +93,7 @@ class StreamReader:
         while True:
             origin = _seconds(decoded)
             last = 0.0
-            rest = iter(self._container.decode(video=0))
+            rest = self._rest()
             while decoded is not None:
                 at = _seconds(decoded)
                 # A sender that tells no time is taken at its word as it speaks.
@@ -104,7 +105,7 @@ class StreamReader:
                 except av.InvalidDataError:
                     notes.append(Note("a part that cannot be decoded", loses=True))
                     # The iterator is over after an error; a fresh one reads on.
-                    rest = iter(self._container.decode(video=0))
+                    rest = self._rest()
                     decoded = next(rest, None)
                 except av.FFmpegError as error:
                     _log.warning("%s: lost: %s", public(self._address), error.strerror)
@@ -124,6 +125,9 @@ class StreamReader:
                 return
             notes.append(Note("the line was lost and found again", loses=True))
             connected = time.monotonic()
+
+    def _rest(self) -> Iterator[Any]:
+        return iter(self._container.decode(video_stream(self._container)))
 
     def _connect(self) -> tuple[Any, Any]:
         """Opens the stream and waits for a first frame."""
@@ -150,10 +154,11 @@ class StreamReader:
             options = {"rtsp_transport": "tcp"} | options
         container = av.open(self._address, options=options, timeout=self._selection.timeout)
         try:
-            if not container.streams.video:
+            stream = video_stream(container)
+            if stream is None:
                 raise InputError(f"{public(self._address)}: there is no video stream in it ({container.format.name})")
-            container.streams.video[0].thread_type = "AUTO"
-            first = next(iter(container.decode(video=0)), None)
+            stream.thread_type = "AUTO"
+            first = next(iter(container.decode(stream)), None)
             if first is None:
                 raise InputError(f"{public(self._address)}: it ended without one frame")
         except BaseException:

@@ -1,4 +1,5 @@
 import random
+import shutil
 import struct
 from dataclasses import replace
 from fractions import Fraction
@@ -8,12 +9,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from serving.video.errors import InputError
 from serving.video.opening import open_reader
 from serving.video.reading import Anchor, Frame, Note, Selection
 from serving.video.sources import Kind, Source, find, natural, part, public
-from tests.serving.video.conftest import scene, write_pictures, write_video
+from tests.serving.video.conftest import HEIGHT, WIDTH, scene, write_pictures, write_video
 
 ALL = Selection(0.0, None, 1, "none", 25.0, 10**7, {}, 5.0, 5.0)
 
@@ -193,6 +195,17 @@ class TestVideos:
         assert Note("the size changes to 64 x 64; scaled to the first frame's", loses=False) in notes
 
 
+class TestNames:
+    @pytest.mark.parametrize("name", ["cam:1.mp4", "12:30:00.mp4", "f%03d.mp4", "[a].mp4", "-v.mp4", "a?b#c.mp4"])
+    def test_any_name_in_the_folder_itself(
+        self, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        shutil.copyfile(video, name)
+        (source,) = find([name])
+        assert len(list(open_reader(source, ALL).frames())) == 40
+
+
 class TestRefusals:
     def check(self, path: Path, message: str) -> None:
         with pytest.raises(InputError, match=message):
@@ -229,6 +242,21 @@ class TestRefusals:
                     packet.stream = copy
                     target.mux(packet)
         self.check(only_sound, "sound.m4a: there is no video stream in it")
+
+    def test_a_song_with_a_cover(self, tmp_path: Path) -> None:
+        song = tmp_path / "song.mp3"
+        with av.open(str(song), "w") as container:
+            tone = container.add_stream("mp3", rate=16000)
+            cover = container.add_stream("mjpeg", rate=1)
+            cover.height, cover.width, cover.pix_fmt = HEIGHT, WIDTH, "yuvj420p"
+            cover.disposition = Disposition.attached_pic
+            container.mux(cover.encode(av.VideoFrame.from_ndarray(scene(0), format="rgb24")))
+            container.mux(cover.encode())
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.int16), format="s16p", layout="mono")
+            frame.sample_rate, frame.pts = 16000, 0
+            container.mux(tone.encode(frame))
+            container.mux(tone.encode())
+        self.check(song, "song.mp3: there is no video stream in it")
 
     def test_zero_frames(self, tmp_path: Path) -> None:
         path = write_video(tmp_path / "v.avi", 1, codec="mpeg4")
