@@ -125,8 +125,9 @@ def class_purity(latents: Floats, labels: NDArray[np.int64]) -> float:
     """How much single latents stand for single classes: a proxy of monosemanticity.
 
     For each latent the share of the most frequent class among the (at most) 50 examples on which it is strongest and
-    not 0; the mean of that over the latents that are active on 10 examples or more. Ten equal classes and a latent
-    that knows nothing of them give about 0.2, the largest of ten noisy shares.
+    not 0; the mean of that over the latents that are active on 10 examples or more. Of latents that are negative,
+    too, as those of a two-sided threshold, each side counts as a latent of its own. Ten equal classes and a latent that
+    knows nothing of them give about 0.2, the largest of ten noisy shares.
 
     Args:
         latents: float [N, D].
@@ -135,6 +136,8 @@ def class_purity(latents: Floats, labels: NDArray[np.int64]) -> float:
     Returns:
         0..1; 0 where no latent is active often enough.
     """
+    if latents.min() < 0:
+        latents = np.concatenate([np.maximum(latents, 0), np.maximum(-latents, 0)], axis=1)
     by_latent = np.ascontiguousarray(latents.T)
     top = min(STRONGEST, len(labels))
     strongest = np.argpartition(by_latent, len(labels) - top, axis=1)[:, len(labels) - top :]

@@ -102,6 +102,16 @@ def test_purity_of_a_latent_that_is_one_class_and_of_one_that_is_half(rng: np.ra
     assert class_purity(rare[:, None].astype(np.float32), labels) == 0
 
 
+def test_purity_of_a_two_sided_latent_is_that_of_its_sides() -> None:
+    labels = np.repeat(np.arange(4), 25)
+    sides = np.select([labels == 1, labels == 2], [1.0, -2.0], 0).astype(np.float32)
+    assert class_purity(sides[:, None], labels) == 1
+    # a half on its positive side, pure on its negative one; and one that is negative alone
+    other = np.select([labels < 2, labels == 3], [1.0, -1.0], 0).astype(np.float32)
+    assert class_purity(other[:, None], labels) == 0.75
+    assert class_purity(np.minimum(sides, 0)[:, None], labels) == 1
+
+
 def test_purity_looks_at_the_strongest_examples() -> None:
     labels = np.repeat(np.arange(2), 500)
     latents = (np.arange(1000) / 1000 + 0.1).astype(np.float32)[:, None]
