@@ -24,13 +24,12 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from serving.call import Call
 from serving.errors import InferenceError, QueueFullError, UnavailableError
 from serving.model_settings import Limits
-from serving.ticket import Rows, Ticket, count_rows
+from serving.ticket import Rows, Ticket, count_rows, join
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array], tuple[str, ...]], list[Array]]
@@ -339,7 +338,7 @@ class DynamicBatcher:
     ) -> list[Array]:
         """Joins, fills up, runs and cuts off what was filled in."""
         size = next((size for size in self._sizes if rows <= size <= most), rows)
-        results = run(_join(parts, size - rows), names)
+        results = run(join(parts, size - rows), names)
         for name, array in zip(names, results, strict=True):
             if len(array) != size:
                 raise ValueError(f"output {name!r} has {len(array)} rows where {size} went in")
@@ -349,15 +348,3 @@ class DynamicBatcher:
 
 def _place(ticket: Ticket) -> tuple[int, int]:
     return ticket.place
-
-
-def _join(parts: Sequence[Mapping[str, Array]], padding: int) -> Mapping[str, Array]:
-    if len(parts) == 1 and not padding:
-        return parts[0]
-    joined = {}
-    for name, first in parts[0].items():
-        arrays = [part[name] for part in parts]
-        if padding:
-            arrays.append(np.broadcast_to(first[:1], (padding, *first.shape[1:])))
-        joined[name] = np.concatenate(arrays)
-    return joined

@@ -3,10 +3,11 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from serving.call import Call
@@ -126,3 +127,16 @@ class Ticket:
 def count_rows(inputs: Mapping[str, Array]) -> int:
     """The rows of a request: the first axis of its inputs."""
     return int(next(iter(inputs.values())).shape[0])
+
+
+def join(parts: Sequence[Mapping[str, Array]], padding: int) -> Mapping[str, Array]:
+    """The rows of several requests in one, and so many copies of the first row behind them."""
+    if len(parts) == 1 and not padding:
+        return parts[0]
+    joined = {}
+    for name, first in parts[0].items():
+        arrays = [part[name] for part in parts]
+        if padding:
+            arrays.append(np.broadcast_to(first[:1], (padding, *first.shape[1:])))
+        joined[name] = np.concatenate(arrays)
+    return joined
