@@ -34,12 +34,14 @@ from training.export.manifest import TrainingRecord
 from training.export.version_folder import export_version
 from training.files import remove_leftovers, write_json
 from training.loops.fit import Autodiff
-from training.loops.trainer import HISTORY, SNAPSHOTS, train
+from training.loops.trainer import CHECKPOINTS, HISTORY, SNAPSHOTS, train
 from training.run_folder import CONFIG, FINGERPRINT, WEIGHTS, RunError, load_weights, read_config, save_weights
 
 logger = logging.getLogger(__name__)
 
 SCORES = "scores.json"
+RESUMED = ", resumed with "
+"""Between the code revisions of a training that other code than began it went on with."""
 FIGURES = "figures"
 
 
@@ -210,11 +212,17 @@ class Run:
             )
 
     def _claim(self) -> None:
-        """Writes the configuration, unless an earlier call has."""
+        """Writes the configuration; where an earlier call has, adds the code that the training goes on with."""
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
-        if not (self.folder / CONFIG).exists():
-            write_json(self.folder / CONFIG, {**self.configuration(), "code_revision": code_revision()})
+        revision = code_revision()
+        if not tf.train.latest_checkpoint(self.folder / CHECKPOINTS):
+            write_json(self.folder / CONFIG, {**self.configuration(), "code_revision": revision})
+            return
+        begun: str = read_config(self.folder)["code_revision"]
+        if begun.split(RESUMED)[-1] != revision:
+            logger.warning("%s: begun with code %s, goes on with %s", self.experiment.name, begun, revision)
+            self._update_config(code_revision=begun + RESUMED + revision)
 
     def configuration(self) -> dict[str, Any]:
         """What makes a run another run: experiment, preset, settings and data, as plain JSON values."""

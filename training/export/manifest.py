@@ -32,7 +32,8 @@ class TrainingRecord:
         dataset: the data set's name.
         data_source: "real", or "embedded" for the stand-ins used without network.
         seed: of weights, order and augmentation.
-        code_revision: git commit, with "-dirty" where the working tree differed; "unknown" outside git.
+        code_revision: git commit, with "-dirty" where the working tree differed; "unknown" outside git. "A, resumed
+            with B" where the run was cut and went on with other code.
         date: ISO 8601 with time zone, of the end of training.
         settings: those in which the training differs from its preset, but for the seed and for files and folders of the
             machine it ran on; plain JSON values. Manifests from before there was this field lack it.

@@ -20,7 +20,7 @@ from training.export.manifest import FILE_NAME, MODEL, sha256_of
 from training.export.quantised import SUFFIX
 from training.files import publish, remove_leftovers, temporary_folder, write_text
 from training.run_folder import RunError
-from training.runs import Run, changed_settings, open_run
+from training.runs import RESUMED, Run, changed_settings, open_run
 from training.variants import export_int8
 
 RELEASED = (
@@ -108,6 +108,7 @@ def card(run: Run, manifest: dict[str, Any]) -> str:
         autoencoder=isinstance(run.experiment, PedestrianAutoencoder),
         experiment=run.experiment,
         settings=run.experiment.settings(),
+        short_revision=lambda revision: RESUMED.join(commit[:12] for commit in revision.split(RESUMED)),
         changed=[
             f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
             for name, value in changed_settings(run.experiment).items()

@@ -99,6 +99,27 @@ def test_a_run_that_was_cut_is_not_exported(tmp_path: Path, digit_data: DigitDat
     assert not (tmp_path / "models" / "mnist_k_sparse").exists()
 
 
+def test_a_run_that_goes_on_with_other_code_names_both(
+    tmp_path: Path, digit_data: DigitData, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(EXPERIMENTS["mnist_plain"].with_settings({**TINY["mnist_plain"], "epochs": "3"}), digit_data, tmp_path)
+
+    def revision_after(epochs: int, code: str) -> str:
+        monkeypatch.setattr("training.runs.code_revision", lambda: code)
+        run.train(stop_after=epochs)
+        revision: str = json.loads((tmp_path / "config.json").read_text())["code_revision"]
+        return revision
+
+    assert revision_after(0, "older") == "older"
+    # nothing had been trained yet
+    assert revision_after(1, "a") == revision_after(0, "a") == "a"
+    assert "goes on with" not in caplog.text
+    assert revision_after(1, "b") == "a, resumed with b"
+    assert "mnist_plain: begun with code a, goes on with b" in caplog.text
+    assert revision_after(1, "b") == "a, resumed with b"
+    assert run.complete
+
+
 def test_list_prints_one_name_a_line() -> None:
     result = CliRunner().invoke(app, ["list"])
     assert result.output.splitlines() == list(EXPERIMENTS)
