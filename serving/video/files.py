@@ -216,7 +216,7 @@ class FolderReader:
         first = next((picture for picture in map(self._load, self._paths) if not isinstance(picture, Note)), None)
         if first is None:
             raise InputError(f"{folder}: not one of the {len(self._paths)} pictures can be read")
-        rate = Fraction(selection.fps).limit_denominator(1001)
+        rate = _rational(selection.fps)
         high, wide = first.shape[:2]
         height, width = selection.fit(high, wide)
         aspect = selection.aspect(high, wide, Fraction(1))
@@ -284,6 +284,13 @@ class _Clock:
 
     def seconds(self, pts: int) -> float:
         return float((pts - self._origin) * self._base)
+
+
+def _rational(rate: float) -> Fraction:
+    """A rate in small numbers: 29.97 is 2997 / 100, and 0.0002, which would be 0 / 1, is 1 / 5000."""
+    if rate < 1:
+        return 1 / Fraction(1 / rate).limit_denominator(1001)
+    return Fraction(rate).limit_denominator(1001)
 
 
 def _duration(container: Any, stream: Any) -> float | None:

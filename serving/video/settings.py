@@ -135,7 +135,8 @@ class Settings(BaseSettings):
         "none",
         description="size of the frames before anything else: none, max:1280 (longer side, never enlarged), 1280x720",
     )
-    fps: PositiveFloat = Field(25.0, description="frames a second of a folder of pictures")
+    # Films have no longer steps of time than 2**16 s.
+    fps: float = Field(25.0, ge=0.0001, le=1000, description="frames a second of a folder of pictures")
     max_pixels: PositiveInt = Field(40_000_000, description="largest frame, in pixels")
     input_option: Options = Field(
         [],

@@ -14,7 +14,7 @@ from av.stream import Disposition
 from serving.video.errors import InputError
 from serving.video.opening import open_reader
 from serving.video.reading import Anchor, Frame, Note, Selection
-from serving.video.sources import Kind, Source, find, natural, part, public
+from serving.video.sources import Kind, Source, find
 from tests.serving.video.conftest import HEIGHT, WIDTH, scene, write_pictures, write_video
 
 ALL = Selection(0.0, None, 1, "none", 25.0, 10**7, {}, 5.0, 5.0)
@@ -287,6 +287,10 @@ class TestFolders:
         for frame, number in zip(frames, [1, 2, 9, 10, 100], strict=True):
             np.testing.assert_array_equal(frame.picture, scene(number))
 
+    def test_a_picture_now_and_then(self, tmp_path: Path) -> None:
+        frames = read(write_pictures(tmp_path / "f", range(3)), fps=0.0002)
+        assert [frame.time for frame in frames] == [0, 5000, 10000]
+
     def test_going_on(self, tmp_path: Path) -> None:
         folder = write_pictures(tmp_path / "f", range(6))
         assert numbers(read(folder, Anchor(3, 3, 0))) == [4, 5]
@@ -299,43 +303,6 @@ class TestFolders:
         (note,) = frames[2].notes
         assert note.loses
         assert note.text.startswith("frame2.png: a picture is JPEG, PNG, WebP or BMP")
-
-
-class TestSources:
-    def test_natural_order(self) -> None:
-        assert sorted(["f10", "f9", "F1", "f1b", "f1"], key=natural) == ["F1", "f1", "f1b", "f9", "f10"]
-
-    def test_globs_lists_and_names(self, tmp_path: Path) -> None:
-        for name in ("b10.mp4", "b9.mp4", "sub/b9.avi"):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).touch()
-        listed = tmp_path / "list.txt"
-        listed.write_text(f"# the list\n\n{tmp_path}/sub/b9.avi\nrtsp://me:secret@camera:554/live?x=1\n")
-        found = find([f"{tmp_path}/*.mp4", f"@{listed}"])
-        assert [source.name for source in found] == ["b9", "b10", "b9-2", "live"]
-        assert [source.kind for source in found] == [Kind.VIDEO, Kind.VIDEO, Kind.VIDEO, Kind.STREAM]
-        assert public(found[3].address) == "rtsp://camera:554/live?x=1"
-
-    def test_what_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"\*.mp4: matches nothing"):
-            find([f"{tmp_path}/*.mp4"])
-        (missing,) = find([f"{tmp_path}/x.mp4"])
-        assert missing == Source(Kind.VIDEO, f"{tmp_path}/x.mp4", "x")
-        with pytest.raises(InputError, match="the list of inputs cannot be read"):
-            find([f"@{tmp_path}/x.txt"])
-
-    def test_a_pod_takes_its_part(self) -> None:
-        sources = [Source(Kind.VIDEO, str(number), str(number)) for number in range(5)]
-        taken = [part(sources, 2, {"JOB_COMPLETION_INDEX": str(index)}) for index in range(2)]
-        assert taken == [sources[0::2], sources[1::2]]
-        assert part(sources, 0, {"JOB_COMPLETION_INDEX": "3"}) == [sources[3]]
-        assert part(sources, 0, {"JOB_COMPLETION_INDEX": "7"}) == []
-        assert part(sources, 0, {}) == sources
-
-    @pytest.mark.parametrize("index", ["2", "-1", "two", ""])
-    def test_a_pod_beyond_the_count_is_refused(self, index: str) -> None:
-        with pytest.raises(InputError, match="JOB_COMPLETION_INDEX is a number below --job-count 2"):
-            part([], 2, {"JOB_COMPLETION_INDEX": index})
 
 
 def _turned(data: bytes) -> bytes:
