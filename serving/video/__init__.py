@@ -1,7 +1,7 @@
 """The batch video job: videos, folders of pictures and network streams to pedestrian masks.
 
     sources   what is to be read: files, globs, lists, addresses; one's part of an indexed job
-    reading   decoded frames with their time stamps, from the start or after any frame (files.py, streams.py)
+    reading   decoded frames with their time stamps, from the start or after any frame (files.py), or live (streams.py)
     engines   frames to masks: in this process, through a running service, or on a Ray cluster
     tiles     large frames in overlapping parts, small pedestrians at a size the model knows
     smoothing flicker removed over time

@@ -8,7 +8,8 @@
     OUTPUT/.work/NAME/ended.json        written when the input has been read to its end
     OUTPUT/.work/NAME/whole/            the outputs being joined, likewise
     OUTPUT/.work/NAME/old/              earlier outputs being thrown away, likewise
-    OUTPUT/NAME/                        the outputs, by one rename; .work/NAME then goes
+    OUTPUT/NAME/                        the outputs, by one rename; .work/NAME then goes; journal.json also
+                                        tells what was met in the input
 
 Shards are numbered from 0 and follow upon each other in the input.
 """

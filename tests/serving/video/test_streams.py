@@ -109,8 +109,14 @@ def test_nobody_there(run: Run) -> None:
 
 def test_a_stop_ends_the_waiting_for_a_stream(run: Run) -> None:
     stop = threading.Event()
-    threading.Timer(0.1, stop.set).start()
-    done = run(f"rtsp://127.0.0.1:{free_port()}/live", retry_seconds=3600, stop=stop)
+    real = StreamReader._open
+
+    def tries(self: StreamReader) -> object:
+        stop.set()
+        return real(self)
+
+    with mock.patch.object(StreamReader, "_open", tries):
+        done = run(f"rtsp://127.0.0.1:{free_port()}/live", retry_seconds=3600, stop=stop)
     assert done.code == ExitCode.STOPPED
     assert done.outcomes[0].message.endswith("/live: stopped by a signal before it was reached")
 
