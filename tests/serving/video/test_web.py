@@ -1,5 +1,6 @@
 """Videos behind http, from a web server that loses the line, is away, or knows no length."""
 
+import itertools
 import re
 import shutil
 import threading
@@ -7,10 +8,12 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from serving.video.errors import ExitCode
+from serving.video.streams import StreamReader
 from tests.serving.video.conftest import Run, frames_of, write_video
 from tests.serving.video.test_job import digests
 
@@ -185,3 +188,19 @@ def test_without_a_length_it_is_live_and_a_signal_ends_a_partial_recording(run: 
     again = run(web.address, resume=True, outputs="parquet,summary")
     assert (again.code, again.outcomes[0].notes) == (ExitCode.PARTIAL, notes)
     assert again.outcomes[0].message == f"{done.output}/walk: was finished, but not whole already"
+
+
+def test_a_recording_of_which_nothing_was_finished_begins_anew(run: Run, web: Web, tmp_path: Path) -> None:
+    web.path = shutil.copyfile(write_video(tmp_path / "walk.ts", 100), tmp_path / "walk.mkv")
+    web.ranges = web.length = False
+    real = StreamReader.frames
+
+    def breaks(self: StreamReader, after: None = None) -> Iterator[object]:
+        yield from itertools.islice(real(self, after), 3)
+        raise RuntimeError("the machine fails")
+
+    with mock.patch.object(StreamReader, "frames", breaks):
+        assert run(web.address).code == ExitCode.BUG
+    with mock.patch.object(StreamReader, "frames", lambda self, after=None: itertools.islice(real(self, after), 20)):
+        done = run(web.address, resume=True)
+    assert (done.code, len(done.rows())) == (ExitCode.DONE, 20)
