@@ -215,10 +215,15 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("SPARSEWALK_")}
 
 
-def launch(root: Path, *flags: str) -> RunningServer:
+def launch(root: Path, *flags: str, **variables: str) -> RunningServer:
+    """Starts a server with such flags, and environment variables beside those of this process."""
     started = time.monotonic()
     process = subprocess.Popen(
-        command(root, *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        command(root, *flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment() | variables,
     )
     assert process.stdout is not None
     line = process.stdout.readline()

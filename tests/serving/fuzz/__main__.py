@@ -69,7 +69,9 @@ def run(root: Path, count: int, seed: int) -> Result:
         write_model(root, name)
     flags = ("--log-level", "warning", "--max-message-bytes", str(4 * 2**20), "--system-shared-memory", "true")
     memory = SharedMemory(KEY, create=True, size=REGION_BYTES)
-    running = launch(root, *flags)
+    # Each of a server's many threads may have an arena of its own, which keeps some of a large picture's memory for its
+    # next one: with as many as glibc likes, that looks like a leak for a hundred thousand messages.
+    running = launch(root, *flags, MALLOC_ARENA_MAX="2")
     result, started = Result(seed), time.monotonic()
     try:
         with grpc.insecure_channel(running.target) as channel, ThreadPoolExecutor(_THREADS) as pool:
