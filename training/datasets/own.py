@@ -26,7 +26,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -191,12 +191,20 @@ def _coco_scenes(path: Path) -> tuple[list[PedestrianScene], Mapping[str, Path]]
         names = ", ".join(category["name"] for category in categories)
         logger.warning("%s: no category is named %s; all of these count: %s", path, " or ".join(PERSONS), names)
     identities = Counter(entry["id"] for entry in coco.dataset["images"])
+    lost = [annotation for image, found in coco.imgToAnns.items() if image not in identities for annotation in found]
+    if lost:
+        logger.warning("%s: %d annotations are of images that it does not list, and left out", path, len(lost))
     files, seen = {path.name: path}, set[Path]()
 
     def load(entry: dict[str, Any]) -> PedestrianScene:
         name = entry["file_name"]
         if identities[entry["id"]] > 1:
             raise DataError(f"{name}: expected an id of its own. Received: {entry['id']!r}, which others have as well")
+        # By Windows' rules, which know both kinds of slash: samples of the picture are written under its name.
+        if PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:
+            raise DataError(
+                f"{name}: expected a path within the folder of {path.name}. Received: one that leads out of it"
+            )
         file = next((place / name for place in (path.parent, path.parent / "images") if (place / name).is_file()), None)
         if file is None:
             raise DataError(f"{name}: no such picture beside {path.name} or in images/")

@@ -115,6 +115,15 @@ def test_where_no_category_is_a_person_it_is_said_that_all_count(
     )
 
 
+def test_annotations_of_images_that_are_not_listed_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = [{"id": 5, "file_name": "b.png", "height": 20, "width": 30},
+              {"id": 8, "file_name": "a.png", "height": 20, "width": 30},
+              {"id": 9, "file_name": "c.png", "height": 20, "width": 30}]  # fmt: skip
+    with pytest.raises(DataError, match="expected persons"):
+        load_scenes(coco(tmp_path, images=images))
+    assert any("2 annotations are of images that it does not list" in message for message in caplog.messages)
+
+
 IMAGE = {"id": 1, "file_name": "a.png", "height": 20, "width": 30}
 SMALLER = {"size": [14, 14], "counts": [50, 20, 126]}
 
@@ -124,6 +133,11 @@ SMALLER = {"size": [14, 14], "counts": [50, 20, 126]}
     [
         ({"images": [{**IMAGE, "file_name": "gone.png"}]}, "gone.png: no such picture"),
         ({"images": [{**IMAGE, "height": 9, "width": 9}]}, "a.png: expected 9x9 as annotated. Received: 20x30"),
+        (
+            {"images": [{**IMAGE, "file_name": "../a.png"}]},
+            r"\.\./a\.png: expected a path within the folder of annotations",
+        ),
+        ({"images": [{**IMAGE, "file_name": "/a.png"}]}, "/a.png: expected a path within the folder of annotations"),
         ({"images": [{"id": 1}]}, "every image has .*'file_name'.*Received: "),
         ({"images": [{**IMAGE, "file_name": None}]}, "every image has .*Received: .*None"),
         ({"images": [{**IMAGE, "height": "20"}]}, "every image has .* sizes as whole numbers.*Received: .*'20'"),
