@@ -129,19 +129,23 @@ def test_a_line_that_stays_lost_is_a_passing_fault_and_resume_goes_on(
     assert results(done.output) == results(run(film, output=tmp_path / "local").output)
 
 
-def test_a_signal_stops_it_unfinished_and_resume_goes_on(run: Run, web: Web, film: Path, tmp_path: Path) -> None:
+def stopped_once_begun(web: Web, folder: Path) -> threading.Event:
+    """Set when a shard of the job is there to go on with; the server then gives the rest."""
     stop = threading.Event()
 
     def end() -> None:
-        # When something is there to go on with.
-        while not list((tmp_path / "out/.work/walk/shards").glob("[0-9]*")):
+        while not list((folder / "out/.work/walk/shards").glob("[0-9]*")):
             time.sleep(0.002)
         stop.set()
         web.go.set()
 
-    web.pause = film.stat().st_size * 3 // 4
     threading.Thread(target=end, daemon=True).start()
-    done = run(web.address, stop=stop)
+    return stop
+
+
+def test_a_signal_stops_it_unfinished_and_resume_goes_on(run: Run, web: Web, film: Path, tmp_path: Path) -> None:
+    web.pause = film.stat().st_size * 3 // 4
+    done = run(web.address, stop=stopped_once_begun(web, tmp_path))
     assert done.code == ExitCode.STOPPED
     done = run(web.address, resume=True)
     assert (done.code, done.outcomes[0].notes) == (ExitCode.DONE, ())
@@ -170,16 +174,7 @@ def test_without_a_length_it_is_live_and_a_signal_ends_a_partial_recording(run: 
     web.path = shutil.copyfile(write_video(tmp_path / "walk.ts", 100), tmp_path / "walk.mkv")
     web.ranges = web.length = False
     web.pause = web.path.stat().st_size * 3 // 4
-    stop = threading.Event()
-
-    def end() -> None:
-        while not list((tmp_path / "out/.work/walk/shards").glob("[0-9]*")):
-            time.sleep(0.002)
-        stop.set()
-        web.go.set()
-
-    threading.Thread(target=end, daemon=True).start()
-    done = run(web.address, stop=stop, outputs="parquet,summary")
+    done = run(web.address, stop=stopped_once_begun(web, tmp_path), outputs="parquet,summary")
     notes = (("the recording was stopped by a signal", 1),)
     assert (done.code, done.outcomes[0].notes) == (ExitCode.PARTIAL, notes)
     assert 8 <= len(done.rows()) < 100
